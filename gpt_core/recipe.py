@@ -1,0 +1,305 @@
+"""The recipe: the only place where a name, a default, a unit and a bound of gptmill stand.
+
+A recipe states decisions. The sections `corpus`, `clean`, `dedup`, `tokenizer`, `shards`, `model`, `pretrain`,
+`finetune` and `evaluate` say what is made: they enter the fingerprints. `name`, `workspace`, `cluster` and
+`tracking` say what it is called, where it is made and who watches: they never do. What DeepSpeed, Spark and Ray
+are configured with is derived from here. recipe_file.py reads recipes and words the refusals.
+
+Sources of defaults: [gopher] Rae et al. 2021, table A1; [minhash] Penedo et al. 2024 (FineWeb), section 3.4;
+[gpt1] Radford et al. 2018, section 4.1; [gpt2] Radford et al. 2019; [gpt3] Brown et al. 2020, section C.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# ---------------------------------------------------------------------------------------------- what is made
+
+
+class CorpusInput(Section):
+    """One file, or one glob of files, of raw documents."""
+
+    path: Text = Field(description="A JSONL file, plain or .gz, or a glob of them; relative to the working folder.")
+    source: Text | None = Field(None, description="Name of the source; default: each record's own `source`.")
+
+
+class Corpus(Section):
+    """The raw documents: one JSON object a line."""
+
+    inputs: tuple[CorpusInput, ...] = Field(min_length=1, description="Where the raw documents are.")
+    id_field: Text = Field("id", description="Field with the document's id; if absent, the xxh3-128 of the text.")
+    text_field: Text = Field("text", description="Field with the document's text.")
+
+
+class GopherQuality(Section):
+    """Document statistics that separate prose from the rest [gopher]."""
+
+    min_words: NonNegativeInt = Field(50, description="Fewest words.")
+    max_words: PositiveInt = Field(100_000, description="Most words.")
+    min_mean_word_length: NonNegativeFloat = Field(3.0, description="Least mean characters a word.")
+    max_mean_word_length: PositiveFloat = Field(10.0, description="Greatest mean characters a word.")
+    max_symbol_word_ratio: NonNegativeFloat = Field(0.1, description="Most '#' and ellipses, each against words.")
+    max_bullet_lines: Fraction = Field(0.9, description="Most lines that begin with a bullet.")
+    max_ellipsis_lines: Fraction = Field(0.3, description="Most lines that end with an ellipsis.")
+    min_alphabetic_words: Fraction = Field(0.8, description="Fewest words with at least one letter.")
+    min_stop_words: NonNegativeInt = Field(2, description="Fewest of: the be to of and that have with.")
+
+
+class GopherRepetition(Section):
+    """Shares of a document that repeat within it [gopher]."""
+
+    max_duplicate_lines: Fraction = Field(0.30, description="Most duplicate lines, as a share of lines.")
+    max_duplicate_line_characters: Fraction = Field(0.20, description="The same, as a share of characters.")
+    max_duplicate_paragraphs: Fraction = Field(0.30, description="Most duplicate paragraphs.")
+    max_duplicate_paragraph_characters: Fraction = Field(0.20, description="The same, as a share of characters.")
+    max_top_ngram_characters: tuple[Fraction, Fraction, Fraction] = Field(
+        (0.20, 0.18, 0.16), description="Most characters in the most frequent 2-, 3- and 4-gram of words."
+    )
+    max_duplicate_ngram_characters: tuple[Fraction, Fraction, Fraction, Fraction, Fraction, Fraction] = Field(
+        (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), description="Most characters in repeated 5- to 10-grams of words."
+    )
+
+
+class Clean(Section):
+    """Which raw documents are kept. A rule set to null is off."""
+
+    languages: tuple[Language, ...] = Field(("en",), description="ISO 639 codes kept; empty keeps every language.")
+    min_language_score: Fraction = Field(0.65, description="Least confidence of the language identifier.")
+    gopher_quality: GopherQuality | None = Field(GopherQuality(), description="Quality statistics.")
+    gopher_repetition: GopherRepetition | None = Field(GopherRepetition(), description="Repetition statistics.")
+    decontaminate_ngram_words: Annotated[int, Field(ge=5, le=50)] | None = Field(
+        13, description="A document that shares so many words in a row with an evaluation text is rejected [gpt3]."
+    )
+    decontaminate_files: tuple[Text, ...] = Field(
+        (), description="Evaluation texts (JSONL) beside finetune.validation and finetune.test, which always count."
+    )
+
+
+class Dedup(Section):
+    """Exact and fuzzy duplicates over the whole corpus [minhash]. The longest copy is kept, then the least id."""
+
+    ngram_words: Annotated[int, Field(ge=1, le=50)] = Field(5, description="Words in a shingle.")
+    bands: Annotated[int, Field(ge=1, le=256)] = Field(14, description="Bands of the signature.")
+    rows_per_band: Annotated[int, Field(ge=1, le=64)] = Field(8, description="MinHash values in a band.")
+    min_jaccard: Fraction = Field(0.7, description="Least Jaccard similarity of shingles of a verified pair.")
+    seed: Seed = Field(0, description="Seed of the permutations.")
+
+
+class Tokenizer(Section):
+    """Byte-level BPE, pre-tokenized as GPT-2 does [gpt2]."""
+
+    vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] = Field(32_768, description="Tokens, special ones in.")
+    min_frequency: PositiveInt = Field(2, description="Fewest occurrences of a merged pair.")
+    sample_bytes: PositiveInt = Field(512_000_000, description="UTF-8 bytes of text the merges are learned from.")
+    end_of_text: Text = Field("<|endoftext|>", description="The token that closes every document.")
+
+
+class Shards(Section):
+    """Token shards and the split into train and validation."""
+
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(0.01, description="Share of documents.")
+    shard_text_bytes: Annotated[int, Field(ge=1_000_000)] = Field(512_000_000, description="Text a shard, about.")
+    seed: Seed = Field(0, description="Seed of the placement of documents.")
+
+
+class Model(Section):
+    """The decoder. `gpt2`: pre-LN, learned positions, GELU. `qwen3`: RMSNorm, rotary, SwiGLU, QK-norm."""
+
+    architecture: Literal["gpt2", "qwen3"] = Field("gpt2", description="Which block.")
+    n_layer: PositiveInt = Field(12, description="Blocks.")
+    n_head: PositiveInt = Field(12, description="Query heads.")
+    n_kv_head: PositiveInt | None = Field(None, description="Key and value heads (qwen3); default: n_head.")
+    n_embd: PositiveInt = Field(768, description="Width of the residual stream.")
+    n_inner: PositiveInt | None = Field(None, description="Width of the MLP; default: 4 n_embd, qwen3: 8/3 n_embd.")
+    context_length: Annotated[int, Field(ge=8)] = Field(1024, description="Tokens in a training window, T.")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Dropout (gpt2 only).")
+    rope_theta: PositiveFloat = Field(10_000.0, description="Base of the rotary angles (qwen3).")
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"model.n_embd={self.n_embd} must be a multiple of model.n_head={self.n_head}")
+        if self.architecture == "qwen3" and self.n_embd // self.n_head % 2:
+            raise ValueError(
+                f"model.n_embd / model.n_head = {self.n_embd // self.n_head} must be even for rotary positions"
+            )
+        if self.n_kv_head is not None and (self.architecture != "qwen3" or self.n_head % self.n_kv_head):
+            raise ValueError(
+                f"model.n_kv_head={self.n_kv_head} must divide model.n_head={self.n_head}, and needs "
+                "model.architecture: qwen3; leave it out otherwise"
+            )
+        if self.architecture == "qwen3" and self.dropout:
+            raise ValueError(f"model.dropout={self.dropout} must be 0 with model.architecture: qwen3")
+        return self
+
+
+class Optimization(Section):
+    """What pre-training and fine-tuning share: AdamW with decay on matrices only."""
+
+    learning_rate: PositiveFloat = Field(6e-4, description="Peak learning rate.")
+    weight_decay: NonNegativeFloat = Field(0.1, description="Decoupled decay of matrices; never of gains or biases.")
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="Decay of the first moment.")
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.95, description="Decay of the second moment.")
+    eps: PositiveFloat = Field(1e-8, description="Term in Adam's denominator.")
+    gradient_clip: NonNegativeFloat = Field(1.0, description="Greatest global gradient norm; 0 switches it off.")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Of forward and backward; weights stay fp32.")
+    seed: Seed = Field(0, description="Seed of weights, dropout and sample order.")
+
+
+class Pretrain(Optimization):
+    """Next-token likelihood over the train shards: L1 [gpt1, eq. 1]."""
+
+    tokens: PositiveInt = Field(2_500_000_000, description="Training tokens; whole steps only, rounded down.")
+    batch_sequences: PositiveInt = Field(512, description="Windows of T tokens in a step, over all ranks.")
+    warmup_tokens: NonNegativeInt = Field(0, description="Tokens of linear warm-up.")
+    final_learning_rate: Fraction = Field(0.1, description="Share of the peak that the schedule ends at.")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="After the warm-up.")
+    validate_every_steps: PositiveInt = Field(250, description="Steps between validations.")
+    validation_tokens: PositiveInt = Field(1_000_000, description="Most tokens in one validation.")
+
+
+class Finetune(Optimization):
+    """Sequence classification: L3 = L2 + lm_coefficient L1 [gpt1, eq. 3 to 5]. Its defaults are the paper's."""
+
+    train: Text = Field(description="Labelled JSONL, plain or .gz.")
+    validation: Text = Field(description="Labelled JSONL that picks the best epoch.")
+    test: Text = Field(description="Labelled JSONL that is scored once, at the end.")
+    text_field: Text = Field("text", description="Field with the text.")
+    label_field: Text = Field("label", description="Field with the label, a string.")
+    learning_rate: PositiveFloat = Field(6.25e-5, description="Peak learning rate.")
+    weight_decay: NonNegativeFloat = Field(0.01, description="Decoupled decay of matrices.")
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.999, description="Decay of the second moment.")
+    epochs: PositiveInt = Field(3, description="Passes over the training set.")
+    batch_sequences: PositiveInt = Field(32, description="Examples in a step, over all ranks.")
+    warmup_fraction: Fraction = Field(0.002, description="Share of the steps that warm up; then linear decay to 0.")
+    lm_coefficient: NonNegativeFloat = Field(0.5, description="Lambda, the weight of the language model's loss.")
+    classifier_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="Dropout before W_y.")
+    max_tokens: Annotated[int, Field(ge=4)] | None = Field(
+        None, description="Tokens of a sequence, start and extract tokens in; default: T."
+    )
+    from_scratch_baseline: bool = Field(True, description="Also train from random weights with the same budget.")
+
+
+class Evaluate(Section):
+    """Samples and held-out figures."""
+
+    prompts: tuple[Text, ...] = Field(("The",), description="Prompts the pre-trained model continues.")
+    sample_tokens: PositiveInt = Field(64, description="New tokens a sample.")
+    temperature: NonNegativeFloat = Field(0.8, description="0 is greedy.")
+    top_k: NonNegativeInt = Field(50, description="Most candidates a token; 0 is all.")
+    seed: Seed = Field(0, description="Seed of the samples.")
+
+
+# ------------------------------------------------------------------------------------- where, and who watches
+
+
+class SparkCluster(Section):
+    """Where clean and dedup run."""
+
+    master: Text = Field("local[*]", description="A Spark master.")
+    driver_memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[mg]$")] = Field("2g", description="JVM heap.")
+    partitions: PositiveInt | None = Field(None, description="Shuffle partitions; default: two a core.")
+
+
+class RayCluster(Section):
+    """Where shards are made."""
+
+    address: Text | None = Field(None, description="Address of a running cluster; default: start a local one.")
+    cpus: PositiveInt | None = Field(None, description="CPUs of the local Ray; default: all.")
+    object_store_bytes: Annotated[int, Field(ge=80_000_000)] = Field(500_000_000, description="Of the local Ray.")
+
+
+class TrainCluster(Section):
+    """Where pretrain and finetune run."""
+
+    processes: PositiveInt = Field(1, description="Ranks on this machine.")
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(2, description="DeepSpeed ZeRO stage.")
+    micro_batch_sequences: PositiveInt = Field(8, description="Most sequences a rank takes at once.")
+    threads_per_process: PositiveInt | None = Field(None, description="CPU threads a rank; default: cores / ranks.")
+    checkpoint_every_steps: PositiveInt = Field(500, description="Steps between checkpoints.")
+    keep_checkpoints: PositiveInt = Field(2, description="Checkpoints kept while the stage runs.")
+
+
+class Cluster(Section):
+    """Where the stages run. The same recipe moves to another machine by changing only this section."""
+
+    spark: SparkCluster = SparkCluster()
+    ray: RayCluster = RayCluster()
+    train: TrainCluster = TrainCluster()
+
+
+class Tracking(Section):
+    """MLflow."""
+
+    uri: Text | None = Field(None, description="Tracking server; default: sqlite in the workspace.")
+    experiment: Text = Field("gptmill", description="Experiment that holds the runs.")
+    registered_model: Name | None = Field(None, description="Default: {name}-classifier.")
+    alias: Name = Field("candidate", description="Alias that the newly registered version gets.")
+
+
+class Recipe(Section):
+    """From raw text to a fine-tuned, registered GPT."""
+
+    name: Name = Field(description="What this recipe is called.")
+    workspace: Text = Field("workspace", description="Folder of all outputs; relative to the working folder.")
+    corpus: Corpus
+    clean: Clean = Clean()
+    dedup: Dedup = Dedup()
+    tokenizer: Tokenizer = Tokenizer()
+    shards: Shards = Shards()
+    model: Model = Model()
+    pretrain: Pretrain = Pretrain()
+    finetune: Finetune | None = Field(None, description="Leave it out to stop at the language model.")
+    evaluate: Evaluate = Evaluate()
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        step_tokens = self.pretrain.batch_sequences * self.model.context_length
+        if self.pretrain.tokens < step_tokens:
+            raise ValueError(
+                f"pretrain.tokens={self.pretrain.tokens} is less than one step of pretrain.batch_sequences x "
+                f"model.context_length = {step_tokens} tokens"
+            )
+        if self.pretrain.warmup_tokens > self.pretrain.tokens:
+            raise ValueError(
+                f"pretrain.warmup_tokens={self.pretrain.warmup_tokens} exceeds pretrain.tokens={self.pretrain.tokens}"
+            )
+        train = self.cluster.train
+        for section, settings in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            if settings is None:
+                continue
+            if settings.batch_sequences % train.processes:
+                raise ValueError(
+                    f"{section}.batch_sequences={settings.batch_sequences} must be a multiple of "
+                    f"cluster.train.processes={train.processes}"
+                )
+            if settings.precision == "bf16" and train.zero_stage == 0:
+                raise ValueError(
+                    f"cluster.train.zero_stage=0 cannot train {section}.precision=bf16 with fp32 weights in DeepSpeed; "
+                    f"take zero_stage 1, 2 or 3, or {section}.precision: fp32"
+                )
+        tuning = self.finetune
+        if tuning is not None and (tuning.max_tokens or 0) > self.model.context_length:
+            raise ValueError(
+                f"finetune.max_tokens={tuning.max_tokens} exceeds model.context_length={self.model.context_length}"
+            )
+        return self

@@ -1,0 +1,255 @@
+"""The contract of every job: one process, one engine, one output.
+
+    python -m jobs.clean_corpus --recipe OUT/recipe.json --output OUT --inputs dedup=WORKSPACE/dedup/0123456789ab
+
+The runner prepares the output folder: `recipe.json` (the resolved recipe) and `identity.json` (what the
+fingerprint is taken of). The job empties it of a former attempt, writes its files, and last its manifest. Beside
+them it keeps `progress.json` (how far it is) and, if it fails, `error.json` (why), which no manifest lists.
+
+Under torchrun every rank runs the job; rank 0 alone prepares, reports and writes the manifest.
+"""
+
+import argparse
+import fcntl
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, NoReturn
+
+import psutil
+
+from gpt_core.artifact import (
+    MANIFEST,
+    Artifact,
+    Manifest,
+    list_files,
+    open_artifact,
+    utc_now,
+    write_json,
+    write_manifest,
+)
+from gpt_core.errors import ArtifactError, GptmillError, StageError, UserError
+from gpt_core.fingerprint import Json, fingerprint
+from gpt_core.recipe import Recipe
+from gpt_core.recipe_file import load_recipe
+
+RECIPE, IDENTITY, PROGRESS, ERROR, LOG = "recipe.json", "identity.json", "progress.json", "error.json", "log.txt"
+KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, LOG, ".attempt", ".lease", "checkpoints"})
+RUNNER_PID = "GPTMILL_RUNNER_PID"  # set by the local runner: its jobs end when it is gone, even by SIGKILL
+POLL_SECONDS = 0.5
+
+logger = logging.getLogger("gptmill")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job made: `paths` are files or folders below the output, each file of which the manifest lists."""
+
+    paths: Iterable[Path]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+    schemas: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    engines: Iterable[str] = ()  # distributions whose versions the manifest records
+
+
+@dataclass
+class Job:
+    """One attempt at one stage, as the job's own code sees it."""
+
+    recipe: Recipe
+    inputs: Mapping[str, Artifact]
+    output: Path
+    rank: int
+    _reported: float = 0.0
+
+    def report(self, done: float, total: float | None, unit: str, **measures: float) -> None:
+        """Anyone who looks sees that `done` of `total` units are made. Cheap: at most two writes a second."""
+        now = time.monotonic()
+        finished = total is not None and done >= total
+        if self.rank or (now - self._reported < POLL_SECONDS and not finished):
+            return
+        self._reported = now
+        state: dict[str, Json] = {"done": done, "total": total, "unit": unit, "measures": dict(measures)}
+        write_json(self.output / PROGRESS, state)
+
+
+def run_job(stage: str, make: Callable[[Job], Outcome], argv: list[str] | None = None) -> NoReturn:
+    """Run `make` under the contract above and exit: 0 with a manifest, 2 for the user's error, 1 for others."""
+    arguments = _parse_arguments(stage, argv)
+    rank = int(os.environ.get("RANK", "0"))
+    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
+    _end_with_runner()
+    try:
+        _attempt(stage, make, arguments, rank)
+    except GptmillError as error:
+        kind = "user" if isinstance(error, UserError) else "stage"
+        if arguments.output.is_dir():
+            write_json(arguments.output / ERROR, {"kind": kind, "message": str(error)})
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def _parse_arguments(stage: str, argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=f"The {stage} stage of gptmill.")
+    parser.add_argument("--recipe", type=Path, required=True, help="the resolved recipe, JSON")
+    parser.add_argument("--output", type=Path, required=True, help="the prepared output folder")
+    parser.add_argument("--inputs", nargs="*", default=[], metavar="STAGE=PATH", help="outputs of earlier stages")
+    return parser.parse_args(argv)
+
+
+def _attempt(stage: str, make: Callable[[Job], Outcome], arguments: argparse.Namespace, rank: int) -> None:
+    started = time.monotonic()
+    recipe = load_recipe(arguments.recipe)
+    inputs = {name: _open_input(name, path) for name, _, path in (item.partition("=") for item in arguments.inputs)}
+    job = Job(recipe=recipe, inputs=inputs, output=arguments.output, rank=rank)
+    if rank:
+        make(job)
+        return
+    with _only_attempt(job.output):
+        usage = _Usage()
+        outcome = make(job)
+        cpu_seconds, peak_memory_bytes = usage.stop()
+        identity = _read_identity(job.output)
+        write_manifest(
+            job.output,
+            Manifest(
+                stage=stage,
+                fingerprint=fingerprint(identity),
+                identity=identity,
+                recipe_name=recipe.name,
+                created_at=utc_now(),
+                inputs={name: str(artifact.root) for name, artifact in inputs.items()},
+                files=list_files(job.output, outcome.paths),
+                counts=dict(outcome.counts),
+                figures=dict(outcome.figures),
+                schemas={table: dict(columns) for table, columns in outcome.schemas.items()},
+                versions=_versions(outcome.engines),
+                command=[sys.executable, *sys.orig_argv[1:]],
+                host=socket.gethostname(),
+                git_commit=_git_commit(),
+                wall_seconds=round(time.monotonic() - started, 3),
+                cpu_seconds=round(cpu_seconds, 3),
+                peak_memory_bytes=peak_memory_bytes,
+            ),
+        )
+
+
+def _open_input(name: str, path: str) -> Artifact:
+    artifact = open_artifact(Path(path)) if path else None
+    if artifact is None:
+        raise StageError(f"--inputs {name}={path}: no {MANIFEST} there; run the stage {name} first")
+    return artifact
+
+
+def _read_identity(output: Path) -> dict[str, Json]:
+    try:
+        identity: dict[str, Json] = json.loads((output / IDENTITY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{output}: no {IDENTITY}; let `gptmill run` prepare the output folder") from None
+    return identity
+
+
+class _only_attempt:  # noqa: N801  used as a function in a with statement
+    """Holds the output folder against another attempt on this file system, and empties it of a former one.
+
+    The lock goes when the process goes, however it ends; a killed attempt may need a moment to be gone.
+    """
+
+    def __init__(self, output: Path, *, patience_seconds: float = 30.0) -> None:
+        self.output = output
+        self.patience_seconds = patience_seconds
+        self.lock: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        _read_identity(self.output)
+        self.lock = (self.output / ".attempt").open("w")
+        deadline = time.monotonic() + self.patience_seconds
+        while True:
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StageError(f"{self.output}: another attempt at this stage is still running") from None
+                time.sleep(POLL_SECONDS)
+        for path in self.output.iterdir():
+            if path.name not in KEPT_BETWEEN_ATTEMPTS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def __exit__(self, *_: object) -> None:
+        if self.lock is not None:
+            self.lock.close()
+
+
+class _Usage:
+    """CPU seconds and peak resident memory of the job's processes: this one's tree, under torchrun all ranks'."""
+
+    def __init__(self) -> None:
+        under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        self.root = psutil.Process(os.getppid() if under_torchrun else os.getpid())
+        self.peak_bytes = 0
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(POLL_SECONDS):
+            self.peak_bytes = max(self.peak_bytes, sum(self._each(lambda process: process.memory_info().rss)))
+
+    def _each(self, read: Callable[[psutil.Process], float]) -> list[int]:
+        values = []
+        for process in [self.root, *self.root.children(recursive=True)]:
+            try:
+                values.append(int(read(process)))
+            except psutil.Error:  # it ended in between
+                continue
+        return values
+
+    def stop(self) -> tuple[float, int]:
+        """(CPU seconds, peak bytes) so far; the watch ends."""
+        self.ended.set()
+        self.thread.join()
+        centiseconds = self._each(lambda process: 100 * sum(process.cpu_times()[:4]))
+        return sum(centiseconds) / 100, self.peak_bytes
+
+
+def _end_with_runner() -> None:
+    """Where a local runner started this process, the process ends when that runner is gone."""
+    pid = os.environ.get(RUNNER_PID)
+    if pid is None:
+        return
+    runner = psutil.Process(int(pid)) if psutil.pid_exists(int(pid)) else None
+
+    def watch() -> None:
+        while runner is not None and runner.is_running() and runner.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _versions(engines: Iterable[str]) -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in sorted({"gptmill", *engines})}
+    return {"python": platform.python_version(), **versions}
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that runs, or None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
