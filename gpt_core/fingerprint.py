@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 from typing import TypeAlias
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+from pydantic import JsonValue
+
+Json: TypeAlias = JsonValue
 
 SHORT = 12  # hex digits in a folder's name: 48 bits, a collision among a million outputs has odds of 1 in 500
 

@@ -1,0 +1,60 @@
+# gptmill: `make demo` runs the main job on the embedded corpus, `make test` passes the tests.
+# Python 3.11 to 3.13 (PYTHON=python3.12 picks one), Java 17 or newer, make; nothing else.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# uv and mlflow from the environment itself, whatever the caller's PATH holds.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help install install-dev demo check test bench lock docs clean
+
+help:
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"error: {sys.executable} is Python {v[0]}.{v[1]}; gptmill needs 3.11 to 3.13: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml requirements.lock
+	$(PIP) install --quiet --constraint requirements.lock --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install --quiet --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## install gptmill into .venv, pinned by requirements.lock
+
+install-dev: $(VENV)/.installed-dev ## and what the tests need
+
+demo: ## install, then run recipes/demo.yaml: raw text to a registered classifier
+	@$(PYTHON) pipelines/java.py
+	@$(MAKE) --no-print-directory install
+	@$(BIN)/gptmill run recipes/demo.yaml
+
+check: install-dev ## lint, types, import contracts, and the tests without engines
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -m 'not (spark or ray or train or mlflow or pipeline)'
+
+test: check ## check, then the tests with the real engines
+	$(BIN)/python -m pytest -q -m 'spark or ray or train or mlflow or pipeline'
+
+bench: install-dev ## make bench NAME=...: one script of benchmarks/
+	@test -f 'benchmarks/$(NAME).py' || { echo "error: NAME=$(NAME) is no benchmark; there are: $$(cd benchmarks && ls *.py 2>/dev/null | sed 's/\.py$$//' | xargs)"; exit 2; }
+	$(BIN)/python benchmarks/$(NAME).py
+
+lock: install-dev ## pin pyproject.toml anew; torch itself brings the CUDA packages its wheel wants
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet --no-annotate --no-header \
+	  | grep -vE '^(nvidia-|cuda-|triton==)' > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+docs: install ## write the generated docs
+	$(BIN)/gptmill schema --markdown > docs/recipe.md
+
+clean: ## remove .venv and caches; workspace/ is yours
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `gptmill`."""
+
+from pipelines.cli import main
+
+main()

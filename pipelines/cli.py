@@ -1,0 +1,173 @@
+"""The command line: `gptmill`, the same as `python -m pipelines`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gpt_core.errors import GptmillError, InputError
+from gpt_core.recipe import Evaluate, Recipe
+from gpt_core.recipe_file import load_recipe
+from pipelines.plan import make_plan, resolve_paths
+
+app = typer.Typer(
+    name="gptmill",
+    help="From raw text to a fine-tuned, registered GPT: one recipe, on a laptop or a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a field; may be given again.")
+]
+Only = Annotated[str | None, typer.Option(metavar="STAGE", help="This stage alone; its inputs must be made.")]
+Until = Annotated[str | None, typer.Option(metavar="STAGE", help="The stages up to this one.")]
+
+
+def _example(command: str) -> str:
+    return f"Example: {command}"
+
+
+def _load(path: Path, overrides: list[str] | None) -> Recipe:
+    return resolve_paths(load_recipe(path, overrides or []))
+
+
+@app.command(epilog=_example("gptmill run recipes/demo.yaml --until dedup --set dedup.min_jaccard=0.8"))
+def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: Overrides = None) -> None:
+    """Make every stage that is not made yet, and the report."""
+    from pipelines.runner import raise_on_sigterm, run_recipe
+
+    if only is not None and until is not None:
+        raise InputError("--only and --until exclude each other; give one")
+    resolved = _load(recipe, overrides)
+    raise_on_sigterm()
+    console = Console()
+    result = run_recipe(resolved, console=console, only=only, until=until)
+
+    from pipelines.summary import summary_table
+
+    console.print()
+    console.print(summary_table(result.artifacts))
+    made = ", ".join(result.ran) if result.ran else "nothing to do"
+    console.print(f"made now   {made}; {result.wall_seconds:,.1f} s", highlight=False)
+    if result.report is not None:
+        console.print(f"report     {result.report}", highlight=False, soft_wrap=True)
+    console.print(f"MLflow     {result.tracking_command}", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog=_example("gptmill plan recipes/demo.yaml --set pretrain.learning_rate=1e-3"))
+def plan(
+    recipe: RecipePath,
+    only: Only = None,
+    until: Until = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what `run` would do, why, and with which command. Starts nothing."""
+    import shlex
+
+    resolved = _load(recipe, overrides)
+    planned = make_plan(resolved, only=only, until=until)
+    if as_json:
+        rows = [
+            {
+                "stage": p.stage.name,
+                "action": p.action,
+                "why": p.why,
+                "output": str(p.output),
+                "inputs": {name: str(path) for name, path in p.inputs.items()},
+                "command": p.command,
+            }
+            for p in planned
+        ]
+        print(json.dumps(rows, indent=1))
+        return
+    for p in planned:
+        print(f"{p.stage.name:<10} {p.action}: {p.why}")
+        print(f"{'':<10} {p.output}")
+        if p.action == "run":
+            print(f"{'':<10} {shlex.join(p.command)}")
+
+
+@app.command(epilog=_example("gptmill status recipes/demo.yaml"))
+def status(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Show what of a recipe is made, is being made, or failed."""
+    from pipelines.status import stage_status
+
+    for planned in make_plan(_load(recipe, overrides)):
+        print(f"{planned.stage.name:<10} {stage_status(planned)}")
+
+
+@app.command(epilog=_example("gptmill doctor recipes/demo.yaml"))
+def doctor(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Also check what it needs.")] = None,
+) -> None:
+    """Check this machine: Python, Java, packages, memory, disk and, with a recipe, its files and tracking."""
+    from pipelines.doctor import examine
+
+    findings = examine(_load(recipe, None) if recipe else None)
+    for finding in findings:
+        print(f"{'ok ' if finding.well else 'BAD'} {finding.subject:<10} {finding.text}")
+    if not all(finding.well for finding in findings):
+        raise typer.Exit(2)
+
+
+@app.command(epilog=_example('gptmill generate workspace/runs/demo/pretrain --prompt "The whale"'))
+def generate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a pretrain output.")],
+    prompt: Annotated[str, typer.Option(help="The text to go on from.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Most new tokens.")] = Evaluate().sample_tokens,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = Evaluate().temperature,
+    top_k: Annotated[int, typer.Option(min=0, help="Most candidates a token; 0 is all.")] = Evaluate().top_k,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same text.")] = Evaluate().seed,
+) -> None:
+    """Write text from a pre-trained model, as it comes."""
+    from jobs.generate_text import stream_text
+
+    print(prompt, end="", flush=True)
+    for piece in stream_text(model, prompt, max_new_tokens=tokens, temperature=temperature, top_k=top_k, seed=seed):
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command(epilog=_example("gptmill report recipes/demo.yaml"))
+def report(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Write report.html anew from what is made."""
+    from pipelines.runner import write_report
+
+    resolved = _load(recipe, overrides)
+    artifacts = {p.stage.name: p.artifact for p in make_plan(resolved) if p.artifact}
+    if not artifacts:
+        raise InputError(f"{recipe}: no stage is made yet; start with: gptmill run {recipe}")
+    print(write_report(resolved, artifacts))
+
+
+@app.command(epilog=_example("gptmill schema > recipe.schema.json"))
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="The reference of docs/recipe.md instead.")] = False,
+) -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from gpt_core.recipe_reference import recipe_json_schema, recipe_markdown
+
+    print(recipe_markdown() if markdown else json.dumps(recipe_json_schema(), indent=1), end="" if markdown else "\n")
+
+
+def main() -> None:
+    """Run the command line. Exit 0; 2 for what the user can put right; 1 for what failed; 130 for Ctrl-C."""
+    try:
+        app()
+    except GptmillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `gptmill plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

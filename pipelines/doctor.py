@@ -1,0 +1,80 @@
+"""Does this machine have what gptmill needs? Every finding says what was found and, if it is bad, the way out."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from gpt_core.errors import GptmillError
+from gpt_core.recipe import Recipe
+from pipelines.java import java_problem
+from pipelines.plan import make_plan
+from pipelines.runner import prepare_workspace
+
+ENGINES = ("pyspark", "ray", "torch", "deepspeed", "mlflow", "pyarrow")
+NEEDED_MEMORY_BYTES = 6 * 2**30  # what the demo may take
+NEEDED_DISK_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination."""
+
+    subject: str
+    well: bool
+    text: str
+
+
+def examine(recipe: Recipe | None) -> list[Finding]:
+    """All findings, good and bad, in a fixed order. Only a recipe's tracking server needs an engine: MLflow."""
+    return [*_machine(), *(_recipe_findings(recipe) if recipe else ())]
+
+
+def _machine() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    right = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    yield Finding("python", right, f"{version} at {sys.executable}" + ("" if right else "; take 3.11 to 3.13"))
+    problem = java_problem()
+    yield Finding("java", problem is None, problem or "17 or newer")
+    for name in ENGINES:
+        found = importlib.util.find_spec(name) is not None
+        yield Finding(name, found, importlib.metadata.version(name) if found else "not installed; run make install")
+    memory = psutil.virtual_memory()
+    yield Finding(
+        "memory",
+        memory.total >= NEEDED_MEMORY_BYTES,
+        f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} free; the demo takes up to 6",
+    )
+    yield Finding(
+        "cores", True, f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
+    )
+
+
+def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
+    workspace = Path(recipe.workspace)
+    yield _try("workspace", f"{workspace} can be written", lambda: prepare_workspace(workspace))
+    if workspace.is_dir():
+        free = shutil.disk_usage(workspace).free
+        yield Finding("disk", free >= NEEDED_DISK_BYTES, f"{free / 2**30:.1f} GiB free below {workspace}")
+    yield _try("inputs", "every file of the recipe can be read", lambda: make_plan(recipe))
+    yield _try("tracking", "answers", lambda: _check_tracking(recipe))
+
+
+def _check_tracking(recipe: Recipe) -> None:
+    from jobs.tracking import check_tracking  # loads mlflow
+
+    check_tracking(recipe)
+
+
+def _try(subject: str, well: str, check: Callable[[], object]) -> Finding:
+    try:
+        check()
+    except GptmillError as error:
+        return Finding(subject, False, str(error))
+    return Finding(subject, True, well)

@@ -1,0 +1,132 @@
+"""The pipeline from raw text to a fine-tuned GPT: seven stages, each with what gives its output identity.
+
+corpus -> clean -> dedup -> tokenizer -> shards -> pretrain -> finetune -> evaluate
+                      `-----------------^                `-----------------^
+"""
+
+from pathlib import Path
+
+from gpt_core.text.inputs import expand_inputs
+
+from gpt_core.fingerprint import Json
+from gpt_core.recipe import Recipe, Section
+from pipelines.stage import RawFile, Stage
+
+
+def stages_of(recipe: Recipe) -> list[Stage]:
+    """The stages that `recipe` asks for, in order."""
+    return [stage for stage in STAGES if stage.name != "finetune" or recipe.finetune is not None]
+
+
+def _section(section: Section, *, without: frozenset[str] = frozenset()) -> dict[str, Json]:
+    return section.model_dump(mode="json", exclude=set(without))
+
+
+def _nothing(_: Recipe) -> list[RawFile]:
+    return []
+
+
+def _clean_decisions(recipe: Recipe) -> dict[str, Json]:
+    decisions: dict[str, Json] = {
+        "corpus": _section(recipe.corpus, without=frozenset({"inputs"})),
+        "clean": _section(recipe.clean, without=frozenset({"decontaminate_files"})),
+    }
+    if recipe.finetune is not None and recipe.clean.decontaminate_ngram_words is not None:
+        decisions["finetune"] = {"text_field": recipe.finetune.text_field}
+    return decisions
+
+
+def _clean_files(recipe: Recipe) -> list[RawFile]:
+    sources = [entry.source for entry in recipe.corpus.inputs]
+    files = [
+        RawFile(Path(path), f"corpus.inputs.{index}.path", "corpus", {"source": sources[index]})
+        for index, path in expand_inputs(recipe.corpus)
+    ]
+    if recipe.clean.decontaminate_ngram_words is None:
+        return files
+    listed = [(path, f"clean.decontaminate_files.{i}") for i, path in enumerate(recipe.clean.decontaminate_files)]
+    if recipe.finetune is not None:
+        listed += [(recipe.finetune.validation, "finetune.validation"), (recipe.finetune.test, "finetune.test")]
+    return files + [RawFile(Path(path), field, "decontaminate", {}) for path, field in listed]
+
+
+def _finetune_decisions(recipe: Recipe) -> dict[str, Json]:
+    assert recipe.finetune is not None
+    return {"finetune": _section(recipe.finetune, without=frozenset({"train", "validation", "test"}))}
+
+
+def _labelled_files(recipe: Recipe, *splits: str) -> list[RawFile]:
+    if recipe.finetune is None:
+        return []
+    return [RawFile(Path(getattr(recipe.finetune, split)), f"finetune.{split}", split, {}) for split in splits]
+
+
+def _evaluate_decisions(recipe: Recipe) -> dict[str, Json]:
+    return {"evaluate": _section(recipe.evaluate)}
+
+
+STAGES = [
+    Stage(
+        name="clean",
+        module="jobs.clean_corpus",
+        engine="spark",
+        revision=1,
+        reads=(),
+        decisions=_clean_decisions,
+        raw_files=_clean_files,
+    ),
+    Stage(
+        name="dedup",
+        module="jobs.dedup_corpus",
+        engine="spark",
+        revision=1,
+        reads=("clean",),
+        decisions=lambda recipe: {"dedup": _section(recipe.dedup)},
+        raw_files=_nothing,
+    ),
+    Stage(
+        name="tokenizer",
+        module="jobs.train_tokenizer",
+        engine="python",
+        revision=1,
+        reads=("dedup",),
+        decisions=lambda recipe: {"tokenizer": _section(recipe.tokenizer)},
+        raw_files=_nothing,
+    ),
+    Stage(
+        name="shards",
+        module="jobs.tokenize_corpus",
+        engine="ray",
+        revision=1,
+        reads=("dedup", "tokenizer"),
+        decisions=lambda recipe: {"shards": _section(recipe.shards)},
+        raw_files=_nothing,
+    ),
+    Stage(
+        name="pretrain",
+        module="jobs.pretrain",
+        engine="deepspeed",
+        revision=1,
+        reads=("shards", "tokenizer"),
+        decisions=lambda recipe: {"model": _section(recipe.model), "pretrain": _section(recipe.pretrain)},
+        raw_files=_nothing,
+    ),
+    Stage(
+        name="finetune",
+        module="jobs.finetune",
+        engine="deepspeed",
+        revision=1,
+        reads=("pretrain",),
+        decisions=_finetune_decisions,
+        raw_files=lambda recipe: _labelled_files(recipe, "train", "validation"),
+    ),
+    Stage(
+        name="evaluate",
+        module="jobs.evaluate",
+        engine="python",
+        revision=1,
+        reads=("shards", "pretrain", "finetune"),
+        decisions=_evaluate_decisions,
+        raw_files=lambda recipe: _labelled_files(recipe, "test"),
+    ),
+]

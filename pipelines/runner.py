@@ -1,0 +1,235 @@
+"""Runs a plan: stage after stage, each a job of its own, each whole before the next begins.
+
+Killed at any time, by any signal, and started again, a run goes on behind the last whole stage. Nothing runs
+twice, and a stage that two recipes share runs once.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+import jobs
+from gpt_core.artifact import Artifact, open_artifact, write_atomically, write_json
+from gpt_core.errors import SetupError, StageError, UserError
+from gpt_core.recipe import Recipe
+from jobs.job import ERROR, IDENTITY, LOG, RECIPE, RUNNER_PID
+from jobs.tracking import page_command
+from pipelines.display import StageDisplay
+from pipelines.lease import Lease
+from pipelines.plan import RUNS, PlannedStage, make_plan
+from pipelines.watch import Watcher, watch_run
+
+POLL_SECONDS = 0.25
+GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL of an interrupted stage
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made: the outputs of all its whole stages, and which of them ran now."""
+
+    artifacts: dict[str, Artifact]
+    ran: list[str]
+    report: Path | None
+    tracking_command: str  # opens MLflow's page
+    wall_seconds: float
+
+
+def run_recipe(recipe: Recipe, *, console: Console, only: str | None = None, until: str | None = None) -> RunResult:
+    """Every chosen stage of the resolved `recipe` is whole, and the report tells of it.
+
+    Raises UserError before anything starts for what can be known by then, StageError when a stage fails.
+    """
+    started = time.monotonic()
+    prepare_workspace(Path(recipe.workspace))
+    plan = make_plan(recipe, only=only, until=until)
+    _require_inputs(plan)
+    waiting = [planned for planned in plan if planned.action == "run"]
+    if any(planned.stage.engine == "spark" for planned in waiting):
+        require_java()
+    artifacts = {planned.stage.name: planned.artifact for planned in plan if planned.artifact}
+    with watch_run(recipe, needed=bool(waiting)) as watcher:
+        for planned in plan:
+            if planned.action == "skip":
+                console.print(f"{planned.stage.name:<10} whole: {planned.why}", highlight=False)
+                watcher.skipped(planned)
+            elif planned.action == "run":
+                artifacts[planned.stage.name] = _run_stage(planned, recipe, console=console, watcher=watcher)
+            if planned.stage.name in artifacts:
+                _point_to(recipe, planned)
+        report = _report(recipe, artifacts, stale=bool(waiting))
+        watcher.finished(report, artifacts)
+    return RunResult(
+        artifacts=artifacts,
+        ran=[planned.stage.name for planned in waiting],
+        report=report,
+        tracking_command=page_command(recipe),
+        wall_seconds=time.monotonic() - started,
+    )
+
+
+def prepare_workspace(workspace: Path) -> None:
+    """`workspace` is a folder that can be written. Raises SetupError that says why not."""
+    probe = workspace / f".write-{os.getpid()}"
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = (error.strerror or "refused").lower()
+        raise SetupError(f"workspace: {workspace}: {reason}; set `workspace:` to a folder you can write") from None
+
+
+def write_report(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> Path:
+    """report.html of this recipe's outputs stands beside their links. Returns its path."""
+    from gpt_core.report.page import render_report  # jinja2 loads only where a page is made
+
+    path = Path(recipe.workspace) / RUNS / recipe.name / "report.html"
+    write_atomically(path, render_report(recipe, artifacts))
+    return path
+
+
+def require_java() -> None:
+    """Java 17 or newer answers. Raises SetupError that says how to get one."""
+    from pipelines.java import java_problem
+
+    problem = java_problem()
+    if problem is not None:
+        raise SetupError(problem)
+
+
+def _require_inputs(plan: Sequence[PlannedStage]) -> None:
+    """With --only, the stages before must be whole already."""
+    whole = {planned.output for planned in plan if planned.artifact}
+    for planned in plan:
+        if planned.action != "run":
+            whole |= {planned.output} if planned.artifact else set()
+            continue
+        for name, path in planned.inputs.items():
+            if path not in whole:
+                raise UserError(
+                    f"{planned.stage.name}: its input {name} is not made yet; run with --until {planned.stage.name}"
+                )
+        whole.add(planned.output)
+
+
+def _run_stage(planned: PlannedStage, recipe: Recipe, *, console: Console, watcher: Watcher) -> Artifact:
+    name, output = planned.stage.name, planned.output
+    output.mkdir(parents=True, exist_ok=True)
+    with Lease(output):
+        artifact = _finished_meanwhile(output)
+        if artifact is not None:
+            return artifact
+        write_atomically(output / RECIPE, recipe.model_dump_json(indent=1) + "\n")
+        write_json(output / IDENTITY, planned.identity)
+        (output / ERROR).unlink(missing_ok=True)
+        if not console.is_terminal:
+            console.print(f"{name:<10} runs: {planned.why}", highlight=False)
+        environment = watcher.started(planned)
+        try:
+            artifact = _run_job(planned, environment, console)
+        except BaseException as error:
+            watcher.failed(planned, error)
+            raise
+        watcher.made(planned, artifact)
+    seconds = artifact.manifest.wall_seconds
+    console.print(f"{name:<10} made in {seconds:,.1f} s: {output}", highlight=False, soft_wrap=True)
+    return artifact
+
+
+def _finished_meanwhile(output: Path) -> Artifact | None:
+    """The output, if another runner made it since the plan; a damaged one makes way for a new attempt."""
+    try:
+        return open_artifact(output)
+    except StageError:
+        (output / "manifest.json").unlink()
+        return None
+
+
+def _run_job(planned: PlannedStage, environment: Mapping[str, str], console: Console) -> Artifact:
+    """What the job made. What it prints goes to log.txt; raises its own error, or StageError with the log's end."""
+    log = planned.output / LOG
+    with log.open("w", encoding="utf-8") as stream:
+        job = subprocess.Popen(
+            planned.command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=_environment(environment),
+            start_new_session=True,
+        )
+    try:
+        with StageDisplay(console, stage=planned.stage.name, output=planned.output) as display:
+            while job.poll() is None:
+                display.update()
+                time.sleep(POLL_SECONDS)
+    finally:
+        if job.poll() is None:
+            _stop(job)
+    if job.returncode == 0:
+        artifact = open_artifact(planned.output)
+        if artifact is None:
+            raise StageError(f"{planned.stage.name}: the job ended without a manifest; its log is {log}")
+        return artifact
+    with suppress(OSError, ValueError):
+        error = json.loads((planned.output / ERROR).read_text(encoding="utf-8"))
+        raise (UserError if error["kind"] == "user" else StageError)(f"{planned.stage.name}: {error['message']}")
+    tail = "\n".join(f"  | {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    raise StageError(f"{planned.stage.name}: the job exited {job.returncode}; the whole log is {log}\n{tail}")
+
+
+def _environment(additions: Mapping[str, str]) -> dict[str, str]:
+    """The job's environment: this package importable from any folder, and nothing of that folder instead of it."""
+    package_root = str(Path(jobs.__path__[0]).parent)
+    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+    ours = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", RUNNER_PID: str(os.getpid())}
+    return {**os.environ, **ours, **additions}
+
+
+def _stop(job: "subprocess.Popen[bytes]") -> None:
+    """The job and all it started have ended, by SIGTERM or else by SIGKILL."""
+    with suppress(ProcessLookupError):
+        os.killpg(job.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            job.wait(GRACE_SECONDS)
+        os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+
+
+def _point_to(recipe: Recipe, planned: PlannedStage) -> None:
+    """runs/{recipe name}/{stage} leads to the output; outputs.json says the same where links do not exist."""
+    folder = Path(recipe.workspace) / RUNS / recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    link, draft = folder / planned.stage.name, folder / f".{planned.stage.name}.{os.getpid()}"
+    target = os.path.relpath(planned.output, folder)
+    if not link.is_symlink() or str(link.readlink()) != target:
+        draft.symlink_to(target)
+        draft.replace(link)
+    index = folder / "outputs.json"
+    outputs = json.loads(index.read_text(encoding="utf-8")) if index.exists() else {}
+    if outputs.get(planned.stage.name) != str(planned.output):
+        write_json(index, {**outputs, planned.stage.name: str(planned.output)})
+
+
+def _report(recipe: Recipe, artifacts: Mapping[str, Artifact], *, stale: bool) -> Path | None:
+    path = Path(recipe.workspace) / RUNS / recipe.name / "report.html"
+    if stale or not path.exists():
+        return write_report(recipe, artifacts) if artifacts else None
+    return path
+
+
+def raise_on_sigterm() -> None:
+    """A SIGTERM ends the run as Ctrl-C does: the stage is stopped and the lease given back; exit code 143."""
+
+    def stop(*_: object) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)

@@ -1,0 +1,68 @@
+"""The table at the end of a run: what went in, what came out, how good it is, what it took."""
+
+from collections.abc import Iterator, Mapping
+
+from rich.table import Table
+
+from gpt_core.artifact import Artifact
+
+Row = tuple[str, str]
+
+
+def summary_table(artifacts: Mapping[str, Artifact]) -> Table:
+    """One table over all whole stages, in three parts: documents and tokens, models, time."""
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(justify="left", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for part in (_documents(artifacts), _models(artifacts), _times(artifacts)):
+        for label, value in part:
+            table.add_row(label, value)
+        table.add_row("", "")
+    return table
+
+
+def _documents(artifacts: Mapping[str, Artifact]) -> Iterator[Row]:
+    clean, dedup, shards = (artifacts.get(name) for name in ("clean", "dedup", "shards"))
+    if clean:
+        counts = clean.manifest.counts
+        yield "documents in", f"{counts['documents_in']:,}"
+        rejected = {name.removeprefix("rejected."): n for name, n in counts.items() if name.startswith("rejected.")}
+        for reason, n in sorted(rejected.items(), key=lambda item: -item[1]):
+            yield f"  rejected: {reason}", f"{n:,}"
+    if dedup:
+        counts = dedup.manifest.counts
+        yield "  duplicates, exact", f"{counts['duplicates_exact']:,}"
+        yield "  duplicates, near", f"{counts['duplicates_fuzzy']:,}"
+        yield "documents kept", f"{counts['documents_kept']:,}"
+    if shards:
+        counts = shards.manifest.counts
+        yield "training tokens", f"{counts['train_tokens']:,}"
+        yield "validation tokens", f"{counts['validation_tokens']:,}"
+
+
+def _models(artifacts: Mapping[str, Artifact]) -> Iterator[Row]:
+    pretrain, evaluate = artifacts.get("pretrain"), artifacts.get("evaluate")
+    if pretrain:
+        yield "parameters", f"{pretrain.manifest.counts['parameters']:,}"
+        yield "tokens trained on", f"{pretrain.manifest.counts['tokens']:,}"
+    if not evaluate:
+        return
+    figures = evaluate.manifest.figures
+    yield "validation loss", f"{figures['validation_loss']:.3f} nats/token"
+    yield "  bits per byte", f"{figures['validation_bits_per_byte']:.3f}"
+    for label, name in (
+        ("test accuracy, fine-tuned", "test_accuracy"),
+        ("  same model from scratch", "scratch_test_accuracy"),
+        ("  majority class", "majority_accuracy"),
+    ):
+        if name in figures:
+            yield label, f"{figures[name]:.1%}"
+
+
+def _times(artifacts: Mapping[str, Artifact]) -> Iterator[Row]:
+    total = 0.0
+    for name, artifact in artifacts.items():
+        total += artifact.manifest.wall_seconds
+        peak_gib = artifact.manifest.peak_memory_bytes / 2**30
+        yield f"{name} took", f"{artifact.manifest.wall_seconds:,.1f} s, {peak_gib:.1f} GiB at most"
+    yield "all stages", f"{total:,.1f} s"

@@ -1,0 +1,198 @@
+"""The recipe refuses what cannot be, field by field, and says the way out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from gpt_core.errors import RecipeError
+from gpt_core.recipe import Recipe
+from gpt_core.recipe_file import load_recipe, parse_recipe
+
+DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
+
+
+def resolved_demo() -> dict[str, Any]:
+    """Every field of the demo, defaults written out."""
+    return load_recipe(DEMO).model_dump(mode="json")
+
+
+def paths_in(tree: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(tree, dict):
+        return [path for key, value in tree.items() for path in [(*prefix, key), *paths_in(value, (*prefix, key))]]
+    if isinstance(tree, list):
+        return [path for i, value in enumerate(tree) for path in [(*prefix, i), *paths_in(value, (*prefix, i))]]
+    return []
+
+
+def look(tree: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def put(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
+    copy = json.loads(json.dumps(tree))
+    look(copy, path[:-1])[path[-1]] = value
+    return copy
+
+
+ALL_FIELDS = paths_in(resolved_demo())
+SECTIONS = [(), *(path for path in ALL_FIELDS if isinstance(look(resolved_demo(), path), dict))]
+
+
+@pytest.mark.parametrize("path", ALL_FIELDS, ids=lambda path: ".".join(map(str, path)))
+def test_every_field_of_the_demo_refuses_a_value_of_another_type(path: tuple[Any, ...]) -> None:
+    with pytest.raises(RecipeError) as refusal:
+        parse_recipe(put(resolved_demo(), path, {"neither": ["this", "nor that"]}), origin="demo")
+    assert ".".join(map(str, path)) in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", SECTIONS, ids=lambda path: ".".join(map(str, path)) or "top")
+def test_every_section_of_the_demo_refuses_an_unknown_key(path: tuple[Any, ...]) -> None:
+    tree = resolved_demo()
+    look(tree, path)["no_such_key"] = 1
+    with pytest.raises(RecipeError, match=r"no_such_key: unknown field; .*allowed: "):
+        parse_recipe(tree, origin="demo")
+
+
+def bounded_fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]]:
+    """(path, a value just outside) for every bound in the JSON schema."""
+    schema = model.model_json_schema()
+
+    def walk(node: dict[str, Any], path: str) -> list[tuple[str, Any]]:
+        if "$ref" in node:
+            return walk(schema["$defs"][node["$ref"].rsplit("/", 1)[1]], path)
+        found = [hit for option in node.get("anyOf", []) for hit in walk(option, path)]
+        found += [hit for key, child in node.get("properties", {}).items() for hit in walk(child, f"{path}.{key}")]
+        outside = {
+            "minimum": lambda bound: bound - 1,
+            "maximum": lambda bound: bound + 1,
+            "exclusiveMinimum": lambda bound: bound,
+            "exclusiveMaximum": lambda bound: bound,
+            "minLength": lambda _: "",
+            "pattern": lambda _: "?",
+            "enum": lambda _: "no such choice",
+        }
+        return found + [(path.lstrip("."), make(node[bound])) for bound, make in outside.items() if bound in node]
+
+    return walk(schema, prefix)
+
+
+@pytest.mark.parametrize(("path", "value"), bounded_fields(Recipe), ids=lambda value: str(value))
+def test_every_bound_is_held_at_its_edge(path: str, value: Any) -> None:
+    tree = put(resolved_demo(), tuple(path.split(".")), value)
+    with pytest.raises(RecipeError) as refusal:
+        parse_recipe(tree, origin="demo")
+    assert f"{path}: " in str(refusal.value)
+    assert "is refused" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.n_head=3"], r"model.n_embd=\d+ must be a multiple of model.n_head=3"),
+        (["model.n_kv_head=2"], "needs model.architecture: qwen3"),
+        (
+            ["model.architecture=qwen3", "model.n_embd=12", "model.n_head=4", "model.dropout=0.0"],
+            "must be even for rotary",
+        ),
+        (["model.architecture=qwen3", "model.dropout=0.1"], "model.dropout=0.1 must be 0"),
+        (["pretrain.tokens=10"], "less than one step"),
+        (["pretrain.warmup_tokens=999999999"], "exceeds pretrain.tokens"),
+        (["pretrain.batch_sequences=15"], "must be a multiple of cluster.train.processes=2"),
+        (["finetune.batch_sequences=15"], "finetune.batch_sequences=15 must be a multiple"),
+        (["cluster.train.zero_stage=0", "pretrain.precision=bf16"], "take zero_stage 1, 2 or 3"),
+        (["finetune.max_tokens=100000"], "exceeds model.context_length"),
+    ],
+)
+def test_impossible_pairs_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(DEMO, overrides)
+
+
+def test_a_misspelt_key_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(RecipeError, match=r"pretrain\.learning_rat: unknown field; did you mean 'learning_rate'\?"):
+        load_recipe(DEMO, ["pretrain.learning_rat=1"])
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(RecipeError) as refusal:
+        load_recipe(DEMO, ["pretrain.beta1=2", "shards.seed=-1", "name=''"])
+    assert len(refusal.value.problems) == 3
+
+
+def test_a_missing_section_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("name: x\n")
+    with pytest.raises(RecipeError, match="corpus: is required and missing"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", r"line \d+, column \d+"),
+        ("name: a\nname: b", "key 'name' is given twice"),
+        ("- a", "not a mapping of sections"),
+    ],
+)
+def test_broken_yaml_is_refused_where_it_breaks(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_bytes_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(RecipeError, match="is not UTF-8 at byte 6"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_a_recipe_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot be read: No such file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("override", ["pretrain.seed", "=1", "a..b=1"])
+def test_a_malformed_override_is_refused(override: str) -> None:
+    with pytest.raises(RecipeError, match=r"write it as section\.field=value"):
+        load_recipe(DEMO, [override])
+
+
+def test_scalars_mean_what_yaml_1_2_says(tmp_path: Path) -> None:
+    recipe = load_recipe(DEMO, ["pretrain.learning_rate=3e-4", "clean.languages=[no, en]", "pretrain.tokens=2_000_000"])
+    assert recipe.pretrain.learning_rate == 0.0003
+    assert recipe.clean.languages == ("no", "en")
+    assert recipe.pretrain.tokens == 2_000_000
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])
+def test_infinities_are_refused(value: str) -> None:
+    with pytest.raises(RecipeError, match=r"pretrain\.learning_rate"):
+        load_recipe(DEMO, [f"pretrain.learning_rate={value}"])
+
+
+def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
+    recipe = load_recipe(DEMO)
+    (tmp_path / "r.json").write_text(recipe.model_dump_json())
+    assert load_recipe(tmp_path / "r.json") == recipe
+
+
+def test_every_field_has_a_description() -> None:
+    schema = Recipe.model_json_schema()
+    bare = [
+        f"{name}.{field}"
+        for name, section in [("Recipe", schema), *schema["$defs"].items()]
+        for field, facts in section["properties"].items()
+        if "description" not in facts and "$ref" not in facts
+    ]
+    assert bare == []
+
+
+def test_every_recipe_of_the_project_is_valid() -> None:
+    for path in DEMO.parent.glob("*.yaml"):
+        assert load_recipe(path).name == path.stem
+        assert yaml.safe_load(path.read_text())
