@@ -1,0 +1,181 @@
+"""Fingerprints: what changes a stage's output changes its folder, and nothing else does; and the plan says why."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gpt_core.artifact import Manifest, list_files, utc_now, write_manifest
+from gpt_core.errors import InputError, RecipeError
+from gpt_core.fingerprint import fingerprint
+from gpt_core.recipe import Recipe
+from gpt_core.recipe_file import load_recipe
+from pipelines.plan import PlannedStage, describe_changes, make_plan, resolve_paths
+
+ROOT = Path(__file__).parents[2]
+STAGES = ["clean", "dedup", "tokenizer", "shards", "pretrain", "finetune", "evaluate"]
+
+
+@pytest.fixture(autouse=True)
+def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def demo(workspace: Path, *overrides: str) -> Recipe:
+    return resolve_paths(load_recipe(ROOT / "recipes/demo.yaml", [f"workspace={workspace}", *overrides]))
+
+
+def fingerprints(recipe: Recipe) -> dict[str, str]:
+    return {planned.stage.name: fingerprint(planned.identity) for planned in make_plan(recipe)}
+
+
+def make_whole(planned: PlannedStage, recipe: Recipe) -> None:
+    """A whole output, as a job would leave it, and the link that the runner sets."""
+    planned.output.mkdir(parents=True)
+    (planned.output / "file").write_text("made")
+    manifest = Manifest(
+        stage=planned.stage.name,
+        fingerprint=fingerprint(planned.identity),
+        identity=planned.identity,
+        recipe_name=recipe.name,
+        created_at=utc_now(),
+        inputs={},
+        files=list_files(planned.output, [planned.output / "file"]),
+        counts={},
+        figures={},
+        schemas={},
+        versions={},
+        command=[],
+        host="here",
+        git_commit=None,
+        wall_seconds=0,
+        cpu_seconds=0,
+        peak_memory_bytes=0,
+    )
+    write_manifest(planned.output, manifest)
+    link = Path(recipe.workspace) / "runs" / recipe.name / planned.stage.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(planned.output)
+
+
+CHANGES = [
+    ("corpus.id_field=key", STAGES),
+    ("corpus.inputs=[{path: data/demo/novels.jsonl.gz}]", STAGES),
+    ("clean.min_language_score=0.5", STAGES),
+    ("clean.gopher_quality.max_words=9", STAGES),
+    ("clean.gopher_repetition=null", STAGES),
+    ("clean.decontaminate_files=[data/demo/topics.train.jsonl.gz]", STAGES),
+    ("dedup.bands=20", STAGES[1:]),
+    ("tokenizer.vocab_size=5000", STAGES[2:]),
+    ("shards.validation_fraction=0.1", STAGES[3:]),
+    ("model.n_layer=1", STAGES[4:]),
+    ("pretrain.learning_rate=1e-5", STAGES[4:]),
+    ("finetune.epochs=7", STAGES[5:]),
+    ("finetune.train=data/demo/topics.validation.jsonl.gz", STAGES[5:]),
+    ("finetune.test=data/demo/topics.train.jsonl.gz", STAGES),  # clean keeps the test texts out
+    ("evaluate.top_k=3", STAGES[6:]),
+    ("name=other", []),
+    ("cluster.spark.partitions=3", []),
+    ("cluster.train.zero_stage=1", []),
+    ("cluster.train.micro_batch_sequences=1", []),
+    ("tracking.experiment=other", []),
+]
+
+
+@pytest.mark.parametrize(("change", "rerun"), CHANGES, ids=[change for change, _ in CHANGES])
+def test_one_changed_field_reruns_exactly_the_stages_below_it(change: str, rerun: list[str], tmp_path: Path) -> None:
+    before, after = fingerprints(demo(tmp_path)), fingerprints(demo(tmp_path, change))
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == rerun
+
+
+def test_a_test_set_that_nothing_is_cleaned_of_reruns_the_evaluation_alone(tmp_path: Path) -> None:
+    off = "clean.decontaminate_ngram_words=null"
+    before = fingerprints(demo(tmp_path, off))
+    after = fingerprints(demo(tmp_path, off, "finetune.test=data/demo/topics.train.jsonl.gz"))
+    assert [stage for stage in STAGES if before[stage] != after[stage]] == ["evaluate"]
+
+
+def test_a_file_is_known_by_its_bytes_not_by_its_folder(tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere" / "novels.jsonl.gz"
+    copy.parent.mkdir()
+    shutil.copyfile(ROOT / "data/demo/novels.jsonl.gz", copy)
+    here = demo(tmp_path, "corpus.inputs=[{path: data/demo/novels.jsonl.gz}]")
+    there = demo(tmp_path, f"corpus.inputs=[{{path: {copy}}}]")
+    assert fingerprints(here) == fingerprints(there)
+    with copy.open("ab") as stream:
+        stream.write(b" ")
+    assert fingerprints(here)["clean"] != fingerprints(there)["clean"]
+
+
+def test_remembered_digests_follow_a_changed_file(tmp_path: Path) -> None:
+    raw = tmp_path / "raw.jsonl"
+    raw.write_text('{"text": "one"}\n')
+    recipe = demo(tmp_path, f"corpus.inputs=[{{path: {raw}}}]")
+    first = fingerprints(recipe)
+    assert (tmp_path / ".digests.json").exists()
+    assert fingerprints(recipe) == first
+    raw.write_text('{"text": "two"}\n')
+    os.utime(raw, ns=(1, 1))
+    assert fingerprints(recipe)["clean"] != first["clean"]
+
+
+def test_what_is_whole_is_skipped_and_what_is_below_a_change_runs_and_says_why(tmp_path: Path) -> None:
+    recipe = demo(tmp_path)
+    for planned in make_plan(recipe):
+        make_whole(planned, recipe)
+    assert {planned.action for planned in make_plan(recipe)} == {"skip"}
+
+    changed = {p.stage.name: p for p in make_plan(demo(tmp_path, "dedup.seed=5"))}
+    assert {name: p.action for name, p in changed.items()} == {"clean": "skip", **dict.fromkeys(STAGES[1:], "run")}
+    assert changed["dedup"].why == "dedup.seed: 0 -> 5"
+    assert changed["tokenizer"].why == "dedup is another"
+
+
+def test_a_damaged_output_is_made_again_and_the_damage_named(tmp_path: Path) -> None:
+    recipe = demo(tmp_path)
+    first = make_plan(recipe)[0]
+    make_whole(first, recipe)
+    (first.output / "file").write_text("cut")
+    again = make_plan(recipe)[0]
+    assert again.action == "run"
+    assert "file: has 3 bytes, the manifest says 4" in again.why
+
+
+def test_stages_left_out_are_said_to_be(tmp_path: Path) -> None:
+    actions = {planned.stage.name: planned.action for planned in make_plan(demo(tmp_path), until="dedup")}
+    assert actions == {"clean": "run", "dedup": "run", **dict.fromkeys(STAGES[2:], "left out")}
+    actions = {planned.stage.name: planned.action for planned in make_plan(demo(tmp_path), only="dedup")}
+    assert [name for name, action in actions.items() if action == "run"] == ["dedup"]
+
+
+def test_changes_are_named_as_the_recipe_names_them() -> None:
+    old = {"revision": 1, "recipe": {"clean": {"languages": ["en"]}}, "inputs": {"a": "1"}, "files": {"test": []}}
+    new = {
+        "revision": 2,
+        "recipe": {"clean": {"languages": ["fr"]}},
+        "inputs": {"a": "2"},
+        "files": {"test": [{"x": 1}]},
+    }
+    assert describe_changes(old, new) == [
+        "the test files are others",
+        "a is another",
+        'clean.languages: ["en"] -> ["fr"]',
+        "the stage's revision is another",
+    ]
+
+
+def test_a_file_that_cannot_be_read_is_named_with_its_field(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"finetune\.train: .*/gone\.jsonl: no such file"):
+        make_plan(demo(tmp_path, "finetune.train=gone.jsonl"))
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"finetune\.train: .*: is a directory"):
+        make_plan(demo(tmp_path, "finetune.train=data"))
+
+
+def test_a_remote_path_is_refused_by_its_scheme() -> None:
+    with pytest.raises(RecipeError, match="s3:// is not there yet"):
+        resolve_paths(load_recipe(ROOT / "recipes/demo.yaml", ["workspace=s3://bucket/w"]))
