@@ -1,0 +1,133 @@
+"""Training metrics on their way to a tracking server: a bounded queue and one thread that sends batches.
+
+The training loop pays a queue's put for a step and never waits for the network. While the server is away batches
+are tried again with growing pauses; when the queue is full, or the time for closing is over, points are lost, and
+a warning says how many. The thread is a daemon; `close()` sends what is left, at the latest when Python exits.
+"""
+
+import atexit
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+BATCH_POINTS = 500  # MLflow takes 1,000 a request
+CAPACITY_POINTS = 20_000  # about 2 MB: an hour without a server at 5 points a second
+GATHER_SECONDS = 1.0  # points of a second share a request
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.5, 30.0
+CLOSE_SECONDS = 30.0
+
+logger = logging.getLogger("gptmill")
+
+
+class Point(NamedTuple):
+    """One value of one metric; the time is Unix milliseconds."""
+
+    key: str
+    value: float
+    timestamp_ms: int
+    step: int
+
+
+class RefusedError(Exception):
+    """The server answers and will never take this batch: it is dropped, not tried again."""
+
+
+class MetricQueue:
+    """Callable as `queue(step, {"train_loss": 3.2})`; points reach `send` in order, in batches, on another thread.
+
+    `send` raises RefusedError for a batch that is hopeless and anything else for one worth another try.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[list[Point]], None],
+        *,
+        capacity_points: int = CAPACITY_POINTS,
+        first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+        close_seconds: float = CLOSE_SECONDS,
+    ) -> None:
+        self.lost_points = 0
+        self._send = send
+        self._points: queue.Queue[Point] = queue.Queue(capacity_points)
+        self._first_pause_seconds = first_pause_seconds
+        self._close_seconds = close_seconds
+        self._closing = threading.Event()
+        self._deadline = float("inf")
+        self._warned = False
+        self._accepted = self._settled = 0
+        self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        """The values of `step` are on their way. Never blocks and never raises on account of the server."""
+        now = int(time.time() * 1000)
+        for key, value in values.items():
+            try:
+                self._points.put_nowait(Point(key, float(value), now, step))
+                self._accepted += 1
+            except queue.Full:
+                self._lose(1, "the server is too slow or away, and the queue is full")
+
+    def close(self) -> None:
+        """What could be sent is sent; waits `close_seconds` and one request at most. Later calls do nothing."""
+        if self._closing.is_set():
+            return
+        self._deadline = time.monotonic() + self._close_seconds
+        self._closing.set()
+        atexit.unregister(self.close)
+        self._thread.join(self._close_seconds + 1.0)
+        lost = self.lost_points + (self._accepted - self._settled)  # the rest hangs in a request
+        if lost:
+            logger.warning("MLflow: %d points of the metrics were lost; the stage's curves.json has them", lost)
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            self._deliver(batch)
+            self._settled += len(batch)
+
+    def _next_batch(self) -> list[Point]:
+        """At least one point, up to BATCH_POINTS; empty when the queue is closing and drained."""
+        batch: list[Point] = []
+        while len(batch) < BATCH_POINTS:
+            try:
+                batch.append(self._points.get_nowait())
+            except queue.Empty:
+                if batch or self._closing.is_set():
+                    break
+                self._closing.wait(GATHER_SECONDS)
+        return batch
+
+    def _deliver(self, batch: list[Point]) -> None:
+        """`batch` is sent, or counted as lost: refused, or still failing when the time for closing is over."""
+        pause = self._first_pause_seconds
+        while True:
+            try:
+                return self._send(batch)
+            except RefusedError as error:
+                return self._lose(len(batch), str(error))
+            except Exception as error:  # whatever a client raises while its server is away
+                if time.monotonic() + pause > self._deadline:
+                    return self._lose(len(batch), first_line(error))
+                if not self._warned:
+                    logger.warning("MLflow: metrics cannot be sent, trying on: %s", first_line(error))
+                    self._warned = True
+            if self._closing.wait(pause):
+                pause = self._first_pause_seconds
+                time.sleep(pause)
+            else:
+                pause = min(2 * pause, LAST_PAUSE_SECONDS)
+
+    def _lose(self, n_points: int, why: str) -> None:
+        if not self.lost_points:
+            logger.warning("MLflow: metrics are being lost: %s", why)
+        self.lost_points += n_points
+
+
+def first_line(error: Exception) -> str:
+    """What `error` says, in one line of at most 300 characters."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:300]

@@ -1,0 +1,173 @@
+"""MLflow as gptmill uses it: one store, explicit run ids, no active run. The only mlflow import beside the served
+model's; jobs/tracking.py, which callers know, imports it only where a run is tracked (mlflow takes two seconds).
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.tracking.context.registry import resolve_tags
+
+import gpt_core
+from gpt_core.errors import UserError
+from jobs.metric_queue import Point, RefusedError, first_line
+from jobs.run_records import MAX_METRICS_A_BATCH, MAX_PARAMS_A_BATCH, DatasetRecord, batches
+
+HOPELESS = frozenset(  # answers that another try would not change
+    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+)
+CHATTY = ("alembic", "mlflow.store.db.utils")  # a new database tells of each of its migrations
+
+
+class Store:
+    """The tracking store and model registry at `uri`. Methods raise what MLflow raises, but where they say else."""
+
+    def __init__(self, uri: str) -> None:
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.uri = uri
+        self.client = MlflowClient(uri)
+
+    def experiment_id(self, name: str, *, artifact_location: str | None) -> str:
+        """The experiment `name`, made if it is not there. Raises UserError for one that was deleted."""
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return self.client.create_experiment(name, artifact_location=artifact_location)
+            except MlflowException:  # another runner was faster
+                experiment = self.client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        if experiment.lifecycle_stage == "deleted":
+            raise UserError(
+                f"tracking.experiment: {name!r} was deleted; name another, or restore it with "
+                f"MLFLOW_TRACKING_URI={self.uri} mlflow experiments restore -x {experiment.experiment_id}"
+            )
+        return str(experiment.experiment_id)
+
+    def experiment_of(self, run_id: str) -> str | None:
+        """The id of the experiment that holds the run; None for no such run."""
+        try:
+            return str(self.client.get_run(run_id).info.experiment_id)
+        except MlflowException as error:
+            if error.error_code in HOPELESS:
+                return None
+            raise
+
+    def start_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> str:
+        """A new run, with user, commit and the like as MLflow finds them for its own; returns its id."""
+        found = {**resolve_tags(), "mlflow.source.name": "gptmill", **tags}
+        return str(self.client.create_run(experiment_id, run_name=name, tags=found).info.run_id)
+
+    def continue_run(self, run_id: str) -> None:
+        """The run counts as running (again)."""
+        self.client.update_run(run_id, status="RUNNING")
+
+    def end_run(self, run_id: str, status: str) -> None:
+        """The run has ended with `status`."""
+        self.client.set_terminated(run_id, status)
+
+    def find_run(self, experiment_id: str, *, tag: str, value: str) -> str | None:
+        """The latest successful run of the experiment with this tag."""
+        wanted = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
+        found = self.client.search_runs([experiment_id], wanted, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """The run carries the tags."""
+        for key, value in tags.items():
+            self.client.set_tag(run_id, key, value)
+
+    def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        """The run has the parameters: new ones, or with the value they had, for MLflow lets none change."""
+        for batch in batches([Param(key, value) for key, value in parameters.items()], MAX_PARAMS_A_BATCH):
+            self.client.log_batch(run_id, params=batch)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
+        """The run has the metrics, each as one point at `step`."""
+        now = int(time.time() * 1000)
+        self.log_points(run_id, [Point(key, value, now, step) for key, value in metrics.items()])
+
+    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """The run has the points. Raises RefusedError for an answer that another try would not change."""
+        metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
+        try:
+            for batch in batches(metrics, MAX_METRICS_A_BATCH):
+                self.client.log_batch(run_id, metrics=batch)
+        except MlflowException as error:
+            if error.error_code in HOPELESS:
+                raise RefusedError(first_line(error)) from error
+            raise
+
+    def log_datasets(self, run_id: str, records: Sequence[DatasetRecord]) -> None:
+        """The run has the records as inputs. A digest holds 36 characters, so a tag holds the whole SHA-256."""
+        inputs = [
+            DatasetInput(
+                Dataset(item.name, item.digest, "local", json.dumps({"uri": item.location})),
+                tags=[InputTag("mlflow.data.context", item.role), InputTag("gptmill.sha256", item.sha256)],
+            )
+            for item in records
+        ]
+        if inputs:
+            self.client.log_inputs(run_id, datasets=inputs)
+
+    def log_file(self, run_id: str, path: Path) -> None:
+        """The run has the file among its artifacts."""
+        self.client.log_artifact(run_id, str(path))
+
+    def log_json(self, run_id: str, tree: Mapping[str, object], name: str) -> None:
+        """The run has the tree among its artifacts, as the JSON file `name`."""
+        self.client.log_dict(run_id, dict(tree), name)
+
+    def log_figure(self, run_id: str, figure: Figure, name: str) -> None:
+        """The run has the figure among its artifacts, as the PNG `plots/name.png`."""
+        self.client.log_figure(run_id, figure, f"plots/{name}.png", save_kwargs={"dpi": 144})
+
+    def register_classifier(
+        self,
+        folder: Path,
+        *,
+        run_id: str,
+        name: str,
+        alias: str,
+        tags: Mapping[str, str],
+        max_tokens: int,
+        example_texts: Sequence[str],
+    ) -> str:
+        """The classifier in `folder` is logged as code, gpt_core beside it, and is the version of `name` at `alias`.
+
+        Nothing is pickled. Returns the version's number.
+        """
+        from jobs import served_classifier  # brings torch
+
+        assert gpt_core.__file__ is not None
+        mlflow.set_tracking_uri(self.uri)  # Model.log takes no client
+        info = Model.log(
+            artifact_path=None,
+            name="classifier",
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            registered_model_name=name,
+            python_model=served_classifier.__file__,
+            artifacts={served_classifier.ARTIFACT: str(folder)},
+            code_paths=[str(Path(gpt_core.__file__).parent)],
+            model_config={"max_tokens": max_tokens},
+            signature=served_classifier.signature(),
+            input_example=pd.DataFrame({"text": list(example_texts)}),
+            pip_requirements=served_classifier.requirements(),
+        )
+        version = str(info.registered_model_version)
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, version, key, value)
+        self.client.set_registered_model_alias(name, alias, version)
+        self.tag(run_id, {"gptmill.registered_model": f"models:/{name}/{version}"})
+        return version

@@ -1,0 +1,102 @@
+"""What a tracking store is told about a run, as plain values within MLflow's limits. No engine is imported here."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from gpt_core.artifact import MANIFEST, Artifact
+from gpt_core.fingerprint import Json
+
+# Limits of MLflow 3.17, mlflow/utils/validation.py
+MAX_PARAMS_A_BATCH = 100
+MAX_METRICS_A_BATCH = 1_000
+MAX_PARAM_CHARACTERS = 6_000
+MAX_TAG_CHARACTERS = 8_000
+MAX_DIGEST_CHARACTERS = 36
+
+SMALL_FILES = (MANIFEST, "stats.json", "curves.json", "evaluation.json", "samples.json")
+MAX_SMALL_FILE_BYTES = 5_000_000
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """A thing that a stage read: `sha256` is that of a raw file, or the fingerprint of a stage's output."""
+
+    name: str
+    role: str
+    sha256: str
+    location: str
+
+    @property
+    def digest(self) -> str:
+        """As much of the SHA-256 as a dataset's digest may hold."""
+        return self.sha256[:MAX_DIGEST_CHARACTERS]
+
+
+def flatten_parameters(tree: Mapping[str, Json]) -> dict[str, str]:
+    """Each leaf by its path, `pretrain.learning_rate` -> "0.0006"; a list is one leaf, written as JSON.
+
+    Strings stand as they are, null is "null". What is too long for the store ends in "...": recipe.json has it whole.
+    """
+    return {path: _cut(text, MAX_PARAM_CHARACTERS) for path, text in _leaves(tree, "")}
+
+
+def datasets_of(identity: Mapping[str, Json], inputs: Mapping[str, Path]) -> list[DatasetRecord]:
+    """The raw files and the earlier outputs that an identity names; `inputs` says where the outputs stand."""
+    files, outputs = identity.get("files"), identity.get("inputs")
+    records = []
+    for role, entries in files.items() if isinstance(files, dict) else ():
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, dict):
+                name = str(entry["name"])
+                records.append(DatasetRecord(name, role, str(entry["sha256"]), name))
+    for stage, digest in outputs.items() if isinstance(outputs, dict) else ():
+        records.append(DatasetRecord(stage, "input", str(digest), str(inputs.get(stage, stage))))
+    return records
+
+
+def metrics_of(artifact: Artifact) -> dict[str, float]:
+    """The manifest's counts and figures, and what the stage took, by names that MLflow accepts."""
+    manifest = artifact.manifest
+    usage = {
+        "wall_seconds": manifest.wall_seconds,
+        "cpu_seconds": manifest.cpu_seconds,
+        "peak_memory_bytes": manifest.peak_memory_bytes,
+    }
+    values = {**manifest.counts, **manifest.figures, **usage}
+    return {re.sub(r"[^\w\-. /:]", "_", name): float(value) for name, value in values.items()}
+
+
+def small_files_of(artifact: Artifact) -> list[Path]:
+    """The manifest and those small JSON files that the stage wrote."""
+    paths = [artifact.root / name for name in SMALL_FILES if name == MANIFEST or artifact.has(name)]
+    return [path for path in paths if path.stat().st_size <= MAX_SMALL_FILE_BYTES]
+
+
+def cut_tag(text: str) -> str:
+    """`text` as a tag's value: its end is what matters in a message, so the front is cut."""
+    return text if len(text) <= MAX_TAG_CHARACTERS else "..." + text[3 - MAX_TAG_CHARACTERS :]
+
+
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """`items` in order, `size` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _leaves(tree: Mapping[str, Json], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{path}.")
+        else:
+            yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
