@@ -39,6 +39,11 @@ def _load(path: Path, overrides: list[str] | None) -> Recipe:
     return resolve_paths(load_recipe(path, overrides or []))
 
 
+def _shorten(path: Path) -> Path:
+    """`path` as seen from the working folder, where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 @app.command(epilog=_example("gptmill run recipes/demo.yaml --until dedup --set dedup.min_jaccard=0.8"))
 def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: Overrides = None) -> None:
     """Make every stage that is not made yet, and the report."""
@@ -58,7 +63,7 @@ def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: O
     made = ", ".join(result.ran) if result.ran else "nothing to do"
     console.print(f"made now   {made}; {result.wall_seconds:,.1f} s", highlight=False)
     if result.report is not None:
-        console.print(f"report     {result.report}", highlight=False, soft_wrap=True)
+        console.print(f"report     {_shorten(result.report)}", highlight=False, soft_wrap=True)
     console.print(f"MLflow     {result.tracking_command}", highlight=False, soft_wrap=True)
 
 
@@ -91,7 +96,7 @@ def plan(
         return
     for p in planned:
         print(f"{p.stage.name:<10} {p.action}: {p.why}")
-        print(f"{'':<10} {p.output}")
+        print(f"{'':<10} {_shorten(p.output)}")
         if p.action == "run":
             print(f"{'':<10} {shlex.join(p.command)}")
 

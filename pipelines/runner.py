@@ -141,7 +141,7 @@ def _run_stage(planned: PlannedStage, recipe: Recipe, *, console: Console, watch
             raise
         watcher.made(planned, artifact)
     seconds = artifact.manifest.wall_seconds
-    console.print(f"{name:<10} made in {seconds:,.1f} s: {output}", highlight=False, soft_wrap=True)
+    console.print(f"{name:<10} made in {seconds:,.1f} s", highlight=False)
     return artifact
 
 
