@@ -38,7 +38,7 @@ def plot_pretraining(curves: Mapping[str, Curve]) -> tuple[str, Figure] | None:
     figure, (top, bottom) = _stacked(2)
     _draw_curves(top, losses, ylabel="loss (nats/token)")
     _draw_curves(bottom, {"learning rate": curves.get("learning_rate", ())}, ylabel="learning rate")
-    bottom.set_xlabel("step")
+    bottom.set_xlabel("step", color=FAINT)
     return "training", figure
 
 
@@ -55,24 +55,25 @@ def plot_finetuning(curves: Mapping[str, Mapping[str, Curve]]) -> tuple[str, Fig
         strict=True,
     ):
         _draw_curves(axis, {names.get(run, run): series.get(key, ()) for run, series in curves.items()}, ylabel=label)
-    axes[-1].set_xlabel("step")
+    axes[-1].set_xlabel("step", color=FAINT)
     return "training", figure
 
 
-def plot_rejects(stats: Mapping[str, Mapping[str, int]]) -> tuple[str, Figure] | None:
-    """Rejected documents by reason, the most frequent on top."""
-    rejected = sorted(stats.get("rejected", {}).items(), key=lambda item: (item[1], item[0]))
-    if not rejected:
-        return None
-    figure = Figure(figsize=(WIDTH_INCHES, 1.0 + 0.32 * len(rejected)), layout="constrained")
+def plot_kept(stats: Mapping[str, Mapping[str, Json]]) -> tuple[str, Figure] | None:
+    """Documents kept, and below them those rejected, by reason, the most frequent first."""
+    rejected: Mapping[str, int] = stats.get("rejected", {})  # type: ignore[assignment]  # the stage's own file
+    sources: Mapping[str, Mapping[str, int]] = stats.get("sources", {})  # type: ignore[assignment]
+    bars = sorted(rejected.items(), key=lambda item: (item[1], item[0]))
+    bars.append(("kept", sum(source["kept"] for source in sources.values())))
+    figure = Figure(figsize=(WIDTH_INCHES, 1.0 + 0.32 * len(bars)), layout="constrained")
     axis = figure.subplots()
-    bars = axis.barh([reason for reason, _ in rejected], [n for _, n in rejected], color=COLORS[0], height=0.7)
-    axis.bar_label(bars, labels=[f"{n:,}" for _, n in rejected], padding=4, color=INK, fontsize=9)
+    colors = [COLORS[1]] * len(rejected) + [COLORS[0]]
+    drawn = axis.barh([name for name, _ in bars], [n for _, n in bars], color=colors, height=0.7)
+    axis.bar_label(drawn, labels=[f"{n:,}" for _, n in bars], padding=4, color=INK, fontsize=9)
     axis.margins(x=0.12)
-    _dress(axis, "rejected documents")
+    _dress(axis, "documents kept, and rejected by reason")
     axis.grid(visible=False, axis="y")
-    axis.set_xlabel("documents", color=FAINT)
-    return "rejected", figure
+    return "kept", figure
 
 
 def plot_confusion(evaluation: Mapping[str, Mapping[str, Json]]) -> tuple[str, Figure] | None:
@@ -102,7 +103,7 @@ def plot_confusion(evaluation: Mapping[str, Mapping[str, Json]]) -> tuple[str, F
 
 
 DRAWN: dict[str, tuple[str, Callable[..., tuple[str, Figure] | None]]] = {
-    "clean": ("stats.json", plot_rejects),
+    "clean": ("stats.json", plot_kept),
     "pretrain": ("curves.json", plot_pretraining),
     "finetune": ("curves.json", plot_finetuning),
     "evaluate": ("evaluation.json", plot_confusion),
