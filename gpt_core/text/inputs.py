@@ -40,7 +40,8 @@ def stem(path: str) -> str:
 def _match(path: str, field: str) -> list[str]:
     if Path(path).exists() or not glob.has_magic(path):
         return [path]
-    matches = sorted(match for match in glob.glob(path, recursive=True) if Path(match).is_file())
+    names = glob.glob(path, recursive=True)  # noqa: PTH207  Path.glob refuses absolute patterns
+    matches = sorted(name for name in names if Path(name).is_file())
     if not matches:
         raise InputError(f"{field}: no file matches; relative paths count from {Path.cwd()}")
     return matches
