@@ -87,6 +87,10 @@ class Store:
         for key, value in tags.items():
             self.client.set_tag(run_id, key, value)
 
+    def parameters(self, run_id: str) -> dict[str, str]:
+        """The parameters that the run has."""
+        return dict(self.client.get_run(run_id).data.params)
+
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """The run has the parameters: new ones, or with the value they had, for MLflow lets none change."""
         for batch in batches([Param(key, value) for key, value in parameters.items()], MAX_PARAMS_A_BATCH):

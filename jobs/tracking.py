@@ -113,7 +113,8 @@ def open_pipeline_run(recipe: Recipe, *, command: Sequence[str] = ()) -> "Pipeli
             experiment_id = _experiment_id(recipe, store)
             run_id = store.start_run(experiment_id, recipe.name, {})
         store.tag(run_id, {"gptmill.recipe": recipe.name, "gptmill.command": cut_tag(shlex.join(command))})
-        store.log_parameters(run_id, flatten_parameters(tree))
+        present = store.parameters(run_id)  # `mlflow run -P pretrain.tokens=...` has logged it as it was typed
+        store.log_parameters(run_id, {k: v for k, v in flatten_parameters(tree).items() if k not in present})
         store.log_json(run_id, tree, "recipe.json")
     return PipelineRun(recipe, store, run_id, experiment_id)
 

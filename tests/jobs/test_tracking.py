@@ -295,9 +295,12 @@ def test_the_run_of_mlflow_run_is_continued_in_its_own_experiment(
     recipe = recipe_in(store_of_module)
     client = open_pipeline_run(recipe).store.client
     given = client.create_run(client.create_experiment("elsewhere")).info
+    client.log_param(given.run_id, "pretrain.learning_rate", "6e-4")  # as `mlflow run -P` logs what was typed
     monkeypatch.setenv("MLFLOW_RUN_ID", given.run_id)
     run = open_pipeline_run(recipe)
     assert (run.run_id, run.experiment_id) == (given.run_id, given.experiment_id)
+    parameters = client.get_run(run.run_id).data.params
+    assert (parameters["pretrain.learning_rate"], parameters["pretrain.beta2"]) == ("6e-4", "0.95")
 
 
 @pytest.mark.mlflow
