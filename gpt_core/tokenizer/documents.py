@@ -1,0 +1,54 @@
+"""Reading the documents of a former stage: Parquet files with `id`, `text` and `source`."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from gpt_core.errors import ArtifactError, UserError
+
+COLUMNS = ("id", "text", "source")
+BATCH_DOCUMENTS = 1024
+
+
+def require_documents(paths: Sequence[Path], *, documents: int) -> None:
+    """All `paths` are Parquet files of documents, with `documents` rows in all and at least one.
+
+    Raises UserError where cleaning left none, ArtifactError that names the first file that is no such table.
+    """
+    if documents == 0:
+        raise UserError(
+            "clean: no document is left to train on; loosen clean.languages, clean.gopher_quality or "
+            "clean.gopher_repetition, or add to corpus.inputs"
+        )
+    rows = 0
+    for path in paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                schema, rows = file.schema_arrow, rows + file.metadata.num_rows
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ArtifactError(f"{path}: cannot be read as Parquet: {error}; run the stage dedup again") from None
+        for name in COLUMNS:
+            if name not in schema.names or schema.field(name).type not in (pa.string(), pa.large_string()):
+                raise ArtifactError(f"{path}: has no text column {name}; run the stage dedup again")
+    if rows != documents:
+        raise ArtifactError(
+            f"the documents of dedup are {rows:,}, its manifest says {documents:,}; run the stage dedup again"
+        )
+
+
+def read_batches(paths: Sequence[Path], *, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Batches of at most BATCH_DOCUMENTS documents, the files in the given order. Constant memory."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=list(columns))
+
+
+def hash_strings(column: pa.Array | pa.ChunkedArray, *, seed: int = 0) -> npt.NDArray[np.uint64]:
+    """The xxh3-64 of the UTF-8 of every string in `column`, which has no nulls."""
+    values = column.cast(pa.large_binary()).to_pylist()
+    return np.fromiter((xxhash.xxh3_64_intdigest(value, seed) for value in values), np.uint64, len(values))
