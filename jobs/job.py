@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,8 +242,17 @@ def _end_with_runner() -> None:
 
 
 def _versions(engines: Iterable[str]) -> dict[str, str]:
-    versions = {name: importlib.metadata.version(name) for name in sorted({"gptmill", *engines})}
-    return {"python": platform.python_version(), **versions}
+    versions = {name: importlib.metadata.version(name) for name in sorted(engines)}
+    return {"python": platform.python_version(), "gptmill": own_version(), **versions}
+
+
+def own_version() -> str:
+    """The version of gptmill: as installed, or of a checkout that is not (`mlflow run --env-manager uv`)."""
+    try:
+        return importlib.metadata.version("gptmill")
+    except importlib.metadata.PackageNotFoundError:
+        project = Path(__file__).parents[1] / "pyproject.toml"
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def _git_commit() -> str | None:

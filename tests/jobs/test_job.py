@@ -1,5 +1,6 @@
 """The contract of jobs, run as real processes: manifest last, errors told, one attempt at a time."""
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 from gpt_core.artifact import open_artifact
 from gpt_core.fingerprint import fingerprint
 from gpt_core.recipe_file import load_recipe
-from jobs.job import ERROR, IDENTITY, PROGRESS, RECIPE, RUNNER_PID
+from jobs.job import ERROR, IDENTITY, PROGRESS, RECIPE, RUNNER_PID, own_version
 
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
 PRELUDE = """
@@ -154,3 +155,12 @@ def test_an_unprepared_output_is_refused(tmp_path: Path) -> None:
     _, stderr = job.communicate()
     assert job.returncode == 1
     assert "let `gptmill run` prepare the output folder" in stderr
+
+
+def test_an_uninstalled_checkout_knows_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    installed = own_version()
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    assert own_version() == installed
