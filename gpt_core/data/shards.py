@@ -1,0 +1,171 @@
+"""Token shards: Arrow IPC files that are memory-mapped, never parsed.
+
+One record batch a file: `doc_id: string`, `tokens: large_list<uint16>` (`uint32` when the vocabulary exceeds
+65,535 tokens), uncompressed, so that all token ids of a shard are one zero-copy numpy view and the list offsets
+are the borders of documents. The end-of-text token closes every document once. The schema's metadata says the
+format's version, the tokenizer's digest, its vocabulary size, the end-of-text id and the seed of the placement.
+Any Arrow reader opens a shard: pyarrow, polars, DuckDB, datasets.
+"""
+
+import bisect
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from gpt_core.errors import ArtifactError
+
+FORMAT_VERSION = 1
+MAX_UINT16_VOCABULARY = 65_535
+_KEYS = ("format_version", "tokenizer_sha256", "vocab_size", "end_of_text_id", "seed")
+
+TokenIds: TypeAlias = npt.NDArray[np.unsignedinteger]
+
+
+@dataclass(frozen=True)
+class ShardMetadata:
+    """What the ids of a shard mean and how its documents were placed."""
+
+    tokenizer_digest: str
+    vocab_size: int
+    end_of_text_id: int
+    seed: int
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
+        """Of the token ids."""
+        return np.dtype(np.uint16 if self.vocab_size <= MAX_UINT16_VOCABULARY else np.uint32)
+
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of a shard, metadata in it."""
+        values = (FORMAT_VERSION, self.tokenizer_digest, self.vocab_size, self.end_of_text_id, self.seed)
+        metadata = {f"gptmill.{key}": str(value) for key, value in zip(_KEYS, values, strict=True)}
+        fields = [pa.field("doc_id", pa.string(), nullable=False), pa.field("tokens", self.list_type(), nullable=False)]
+        return pa.schema(fields, metadata=metadata)
+
+    def list_type(self) -> pa.DataType:
+        """The Arrow type of one document's token ids."""
+        return pa.large_list(pa.field("item", pa.from_numpy_dtype(self.dtype), nullable=False))
+
+    def to_lists(self, tokens: TokenIds, offsets: npt.NDArray[np.int64]) -> pa.LargeListArray:
+        """Document i is `tokens[offsets[i]:offsets[i + 1]]`. Nothing is copied."""
+        return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(tokens), type=self.list_type())
+
+    @classmethod
+    def from_schema(cls, schema: pa.Schema, *, origin: str) -> "ShardMetadata":
+        """What `schema` says. Raises ArtifactError unless it is that of a shard of this format's version."""
+        found = {key: (schema.metadata or {}).get(f"gptmill.{key}".encode(), b"").decode() for key in _KEYS}
+        if found["format_version"] != str(FORMAT_VERSION):
+            raise ArtifactError(
+                f"{origin}: is a token shard of format {found['format_version'] or 'unknown'}, this gptmill reads "
+                f"format {FORMAT_VERSION}; run the stage shards again"
+            )
+        metadata = cls(
+            tokenizer_digest=found["tokenizer_sha256"],
+            vocab_size=int(found["vocab_size"]),
+            end_of_text_id=int(found["end_of_text_id"]),
+            seed=int(found["seed"]),
+        )
+        if not schema.equals(metadata.schema()):
+            raise ArtifactError(f"{origin}: has the columns of no token shard: {schema.names}; run the stage again")
+        return metadata
+
+
+def write_shard(
+    path: Path, doc_ids: Sequence[str], tokens: TokenIds, offsets: npt.NDArray[np.int64], metadata: ShardMetadata
+) -> None:
+    """`path` is a token shard whose document i is `tokens[offsets[i]:offsets[i + 1]]`; it appears in one step.
+
+    The same arguments give the same bytes. Raises ValueError unless every document ends in its only end-of-text
+    token.
+    """
+    ends = np.flatnonzero(tokens == metadata.end_of_text_id)
+    if tokens.dtype != metadata.dtype or offsets[0] != 0 or not np.array_equal(ends, offsets[1:] - 1):
+        raise ValueError(f"{path}: not every document is closed by one end-of-text token of {metadata.dtype}")
+    batch = pa.record_batch(
+        [pa.array(doc_ids, pa.string()), metadata.to_lists(tokens, offsets)], schema=metadata.schema()
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    draft.replace(path)
+
+
+class TokenShard:
+    """One shard, memory-mapped. Opening reads its footer alone, whatever its size.
+
+    `tokens` (n_tokens,) and `offsets` (n_documents + 1,) int64 are read-only views of the mapped file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                self.metadata = ShardMetadata.from_schema(reader.schema, origin=str(path))
+                if reader.num_record_batches != 1:
+                    raise ArtifactError(f"{path}: has {reader.num_record_batches} record batches, a shard has one")
+                batch = reader.get_batch(0)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ArtifactError(f"{path}: cannot be read as a token shard: {error}; run the stage again") from None
+        self.path = path
+        self.doc_ids: pa.StringArray = batch.column("doc_id")
+        lists = batch.column("tokens")
+        self.offsets: npt.NDArray[np.int64] = lists.offsets.to_numpy(zero_copy_only=True)
+        self.tokens: TokenIds = lists.values.to_numpy(zero_copy_only=True)
+
+
+class ShardSet:
+    """Shards of one tokenizer as one long array of token ids, concatenated by name. Memory-mapped."""
+
+    def __init__(self, shards: Sequence[TokenShard]) -> None:
+        self.shards = list(shards)
+        self.metadata = self.shards[0].metadata
+        sizes = (len(shard.tokens) for shard in self.shards)
+        self._starts = list(itertools.accumulate(sizes, initial=0))
+        self._tokens = [shard.tokens for shard in self.shards]
+        self.n_tokens = self._starts[-1]
+        self.n_documents = sum(len(shard.doc_ids) for shard in self.shards)
+        self.dtype = self.metadata.dtype
+
+    @classmethod
+    def open(cls, paths: Sequence[Path], *, tokenizer_digest: str | None = None) -> "ShardSet":
+        """The shards in `paths`. Raises ArtifactError for none, for a malformed one, or for another tokenizer's.
+
+        The tokenizer is that of `tokenizer_digest`, or else of the first shard.
+        """
+        if not paths:
+            raise ArtifactError("there is no token shard to read; run the stage shards again")
+        shards = [TokenShard(path) for path in sorted(paths, key=lambda path: path.name)]
+        wanted = tokenizer_digest or shards[0].metadata.tokenizer_digest
+        for shard in shards:
+            if shard.metadata.tokenizer_digest != wanted:
+                raise ArtifactError(
+                    f"{shard.path}: was made with the tokenizer {shard.metadata.tokenizer_digest[:12]}, not "
+                    f"{wanted[:12]}; run the stage shards again"
+                )
+        return cls(shards)
+
+    def window(self, start: int, length: int) -> TokenIds:
+        """Token ids `start` to `start + length`: a view inside one shard, a copy across a border.
+
+        Raises IndexError beyond the end.
+        """
+        stop = start + length
+        if start < 0 or stop > self.n_tokens:
+            raise IndexError(f"tokens {start} to {stop} of {self.n_tokens}")
+        index = bisect.bisect_right(self._starts, start) - 1
+        begin = start - self._starts[index]
+        if stop <= self._starts[index + 1]:
+            return self._tokens[index][begin : begin + length]
+        parts = []
+        while length > 0:
+            parts.append(self._tokens[index][begin : begin + length])
+            length -= len(parts[-1])
+            index, begin = index + 1, 0
+        return np.concatenate(parts)

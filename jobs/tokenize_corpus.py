@@ -1,0 +1,215 @@
+"""The shards stage: Ray tokenizes the unique documents and lays them into train and validation shards.
+
+Ray Data streams the Parquet files through the tokenizer into runs (see gpt_core/data/runs.py), a task a block;
+then a task a shard merges them. Token ids go through files below the output, never through Ray's object store.
+The bytes of every shard depend on the recipe and the documents alone. On a cluster the inputs, the output and an
+installed gptmill must be there under the same paths on every node; Ray uploads nothing.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gpt_core.artifact import write_json
+from gpt_core.data.placement import Placement
+from gpt_core.data.runs import RunSummary, SourceCount, load_once, merge_shard, metadata_of, tokenize_block
+from gpt_core.data.shards import ShardMetadata
+from gpt_core.errors import SetupError, StageError, UserError
+from gpt_core.fingerprint import Json
+from gpt_core.recipe import RayCluster
+from gpt_core.tokenizer.documents import COLUMNS, require_documents
+from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
+from jobs.job import Job, Outcome, run_job
+
+BLOCK_BYTES = 64_000_000  # of text that a task holds at once
+LONGEST_TEMPORARY = 40  # characters: Ray adds some 60, and a Unix socket's path has at most 107
+
+
+def make(job: Job) -> Outcome:
+    """Train and validation shards and stats.json stand in the output; every document is in exactly one shard."""
+    dedup = job.inputs["dedup"]
+    paths, documents = dedup.files("documents"), dedup.manifest.counts["documents_kept"]
+    require_documents(paths, documents=documents)
+    tokenizer_path = job.inputs["tokenizer"].file(TOKENIZER)
+    tokenizer = Tokenizer.load(tokenizer_path)
+    placement = Placement.from_recipe(job.recipe.shards, text_bytes=dedup.manifest.counts["text_bytes_kept"])
+    runs_folder = job.output / "runs"
+    runs_folder.mkdir()
+    with _ray(job.recipe.cluster.ray):
+        work = _TokenizeBlock(tokenizer_path.resolve(), tokenizer.digest, placement, runs_folder.resolve())
+        runs = _tokenize(job, paths, work, documents=documents)
+        _require_both_sides([count for run in runs for count in run.counts], placement, documents=documents)
+        shards = _merge(job, runs, placement, metadata_of(tokenizer, placement))
+    shutil.rmtree(runs_folder)
+    counts = [count for run in runs for count in run.counts]
+    if sum(shards.values()) != sum(count.tokens for count in counts):
+        raise StageError(f"the shards hold {sum(shards.values()):,} tokens of {sum(c.tokens for c in counts):,}")
+    write_json(job.output / "stats.json", _sources(counts))
+    return _outcome(job.output, counts, metadata_of(tokenizer, placement))
+
+
+class _TokenizeBlock:
+    """One block of documents into one run, inside a Ray worker; the worker keeps its tokenizer."""
+
+    def __init__(self, tokenizer_path: Path, digest: str, placement: Placement, folder: Path) -> None:
+        self.tokenizer_path, self.digest = tokenizer_path, digest
+        self.placement, self.folder = placement, folder
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # Ray gives this task one CPU
+        if block.num_rows == 0:
+            return pa.table({"run": pa.array([], pa.string())})
+        tokenizer = load_once(str(self.tokenizer_path), self.digest)
+        run = tokenize_block(block, tokenizer=tokenizer, placement=self.placement, folder=self.folder)
+        return pa.table({"run": [run.to_json()]})
+
+
+def _tokenize(job: Job, paths: Sequence[Path], work: _TokenizeBlock, *, documents: int) -> list[RunSummary]:
+    """The runs of all documents. Raises StageError unless they are as many as the input's manifest says."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = BLOCK_BYTES
+    corpus = ray.data.read_parquet([str(path) for path in paths], columns=list(COLUMNS), partitioning=None)
+    rows = corpus.map_batches(work.__call__, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    runs: list[RunSummary] = []
+    done = 0
+    for row in rows.iter_rows():
+        runs.append(RunSummary.from_json(row["run"]))
+        done += sum(count.documents for count in runs[-1].counts)
+        job.report(done, documents, "documents", tokens=sum(c.tokens for run in runs for c in run.counts))
+    if done != documents:
+        raise StageError(f"{done:,} documents were tokenized of {documents:,}")
+    return runs
+
+
+def _merge(job: Job, runs: list[RunSummary], placement: Placement, metadata: ShardMetadata) -> dict[int, int]:
+    """Every shard that documents fall into stands in the output. Returns shard -> tokens."""
+    import ray
+
+    merge = ray.remote(_merge_task)
+    shared = ray.put(runs)
+    shards = sorted({shard for run in runs for shard in run.shards})
+    waiting: list[Any] = [
+        merge.remote(shared, shard, (job.output / placement.path_of(shard)).resolve(), metadata) for shard in shards
+    ]
+    tokens: dict[int, int] = {}
+    while waiting:
+        finished, waiting = ray.wait(waiting, num_returns=1)
+        for shard, _, n_tokens in ray.get(finished):
+            tokens[shard] = n_tokens
+        job.report(len(tokens), len(shards), "shards")
+    return tokens
+
+
+def _merge_task(runs: list[RunSummary], shard: int, path: Path, metadata: ShardMetadata) -> tuple[int, int, int]:
+    return (shard, *merge_shard(runs, shard, path=path, metadata=metadata))
+
+
+@contextlib.contextmanager
+def _ray(cluster: RayCluster) -> Iterator[None]:
+    """Ray is up: the cluster at `cluster.address`, or a private one on the loopback interface. Down afterwards.
+
+    Ray reads its settings when it is first imported, hence only here. Raises SetupError where no Ray answers and
+    StageError for what fails inside Ray.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # under `uv run` Ray would upload the working folder
+    with contextlib.ExitStack() as stack:
+        if cluster.address is None:
+            start = _local_arguments(cluster, Path(stack.enter_context(_temporary_folder())))
+        else:
+            start = {"address": cluster.address}
+        import ray
+        import ray.exceptions
+
+        stack.callback(ray.shutdown)
+        try:
+            ray.init(log_to_driver=False, logging_level="WARNING", namespace="gptmill", **start)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise SetupError(
+                f"cluster.ray.address={cluster.address}: Ray does not start or answer: {_last_line(error)}"
+            ) from error
+        try:
+            yield
+        except ray.exceptions.RayError as error:
+            raise StageError(f"a Ray task failed: {_last_line(error)}") from error
+
+
+def _local_arguments(cluster: RayCluster, temporary: Path) -> dict[str, Any]:
+    """Of ray.init for a Ray that nobody else can reach: loopback, and a token that is written nowhere."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return {
+        "address": "local",
+        "num_cpus": cluster.cpus,
+        "object_store_memory": cluster.object_store_bytes,
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",
+        "_temp_dir": str(temporary),
+    }
+
+
+def _temporary_folder() -> contextlib.AbstractContextManager[str]:
+    """A folder with a path short enough for Ray's sockets, removed at the end."""
+    short = len(tempfile.gettempdir()) <= LONGEST_TEMPORARY
+    parent = tempfile.gettempdir() if short else "/tmp"  # noqa: S108  mkdtemp's folder is private
+    return tempfile.TemporaryDirectory(prefix="gptmill-", dir=parent, ignore_cleanup_errors=True)
+
+
+def _last_line(error: BaseException) -> str:
+    """Of the error's message: Ray puts the whole remote traceback before it."""
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
+
+
+def _require_both_sides(counts: Sequence[SourceCount], placement: Placement, *, documents: int) -> None:
+    """Raises UserError unless there are documents to train on and to validate with."""
+    remedies = {True: ("holds out none for validation", "raise"), False: ("leaves none to train on", "lower")}
+    for validation, (what, remedy) in remedies.items():
+        if not any(count.validation == validation for count in counts):
+            raise UserError(
+                f"shards.validation_fraction={placement.validation_fraction} {what} of {documents} documents; "
+                f"{remedy} it, take another shards.seed, or add to corpus.inputs"
+            )
+
+
+def _sources(counts: Sequence[SourceCount]) -> dict[str, Json]:
+    """stats.json: tokens of each side and documents by source."""
+    sources: dict[str, dict[str, int]] = {}
+    for count in sorted(counts, key=lambda count: count.source):
+        empty = {"train_tokens": 0, "validation_tokens": 0, "documents": 0}
+        entry = sources.setdefault(count.source, empty)
+        entry["validation_tokens" if count.validation else "train_tokens"] += count.tokens
+        entry["documents"] += count.documents
+    return {"sources": {source: dict(entry) for source, entry in sources.items()}}
+
+
+def _outcome(output: Path, counts: Sequence[SourceCount], metadata: ShardMetadata) -> Outcome:
+    totals: dict[str, int] = {}
+    for side, validation in (("train", False), ("validation", True)):
+        held = [count for count in counts if count.validation == validation]
+        totals[f"{side}_documents"] = sum(count.documents for count in held)
+        totals[f"{side}_tokens"] = sum(count.tokens for count in held)
+        totals[f"{side}_bytes"] = sum(count.text_bytes for count in held)
+    tokens = totals["train_tokens"] + totals["validation_tokens"]
+    return Outcome(
+        paths=[output / "train", output / "validation", output / "stats.json"],
+        counts=totals,
+        figures={"bytes_per_token": (totals["train_bytes"] + totals["validation_bytes"]) / tokens},
+        schemas={"shard": {field.name: str(field.type) for field in metadata.schema()}},
+        engines=("pyarrow", "ray", "tokenizers"),
+    )
+
+
+if __name__ == "__main__":
+    run_job("shards", make)
