@@ -6,7 +6,7 @@ RMSNorm, rotary positions, SwiGLU, grouped-query attention with normalized queri
 the output to the embedding and compute what transformers' classes of that name compute.
 
 Runs in fp32, under bf16 autocast, and as a bf16 module; norms accumulate in fp32 in all three. Dimensions:
-B sequences, T tokens, C = n_embd, H query heads, K key and value heads, D = head_dim, F = n_inner, V = vocab_size.
+B sequences, T tokens, C = n_embd, V = vocab_size.
 """
 
 import math
@@ -15,84 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt_core.model.attention import Attention, KeyValueCache, RMSNorm, rotary_angles
 from gpt_core.model.config import DecoderConfig
 
 INIT_STD = 0.02
-LAYER_NORM_EPS, RMS_NORM_EPS = 1e-5, 1e-6
-
-
-class KeyValueCache:
-    """Keys and values of the first `length` tokens of B sequences, for each layer: (B, K, context_length, D)."""
-
-    def __init__(self, config: DecoderConfig) -> None:
-        self.capacity = config.context_length
-        self.length = 0
-        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * config.n_layer
-
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of the layer so far, (B, K, length + T, D), with the new `k` and `v` at the end.
-
-        `length` itself moves once all layers have been extended: the decoder does that.
-        """
-        B, K, T, D = k.shape
-        stored = self._layers[layer]
-        if stored is None:
-            stored = self._layers[layer] = (k.new_empty(B, K, self.capacity, D), v.new_empty(B, K, self.capacity, D))
-        end = self.length + T
-        stored[0][:, :, self.length : end] = k
-        stored[1][:, :, self.length : end] = v
-        return stored[0][:, :, :end], stored[1][:, :, :end]
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * gain over the last dimension, in the dtype of x (Zhang and Sennrich 2019, eq. 4)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width). The gain meets x in x's dtype: torch's fused norms refuse mixed ones."""
-        return F.rms_norm(x, self.weight.shape, eps=RMS_NORM_EPS) * self.weight.to(x.dtype)
-
-
-class Attention(nn.Module):
-    """Causal self-attention; `qkv` is one projection to H query, K key and K value heads."""
-
-    def __init__(self, config: DecoderConfig, layer: int) -> None:
-        super().__init__()
-        self.config, self.layer = config, layer
-        bias = config.architecture == "gpt2"
-        heads = config.n_head + 2 * config.n_kv_head
-        self.qkv = nn.Linear(config.n_embd, heads * config.head_dim, bias=bias)
-        self.out = nn.Linear(config.n_embd, config.n_embd, bias=bias)
-        if config.architecture == "qwen3":
-            self.q_norm = RMSNorm(config.head_dim)
-            self.k_norm = RMSNorm(config.head_dim)
-
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KeyValueCache | None) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        B, T, C = x.shape
-        H, K, D = self.config.n_head, self.config.n_kv_head, self.config.head_dim
-        q, k, v = self.qkv(x).view(B, T, H + 2 * K, D).split([H, K, K], dim=2)
-        if rotary is not None:
-            q, k = _rotate(self.q_norm(q), rotary), _rotate(self.k_norm(k), rotary)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
-        if cache is not None:
-            k, v = cache.extend(self.layer, k, v)
-        past = k.size(2) - T
-        mask = torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past) if past and T > 1 else None
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.config.dropout if self.training else 0.0,
-            is_causal=past == 0,
-            enable_gqa=K < H,
-        )
-        out: Tensor = self.out(y.transpose(1, 2).reshape(B, T, C))
-        return out
+LAYER_NORM_EPS = 1e-5
 
 
 class Mlp(nn.Module):
@@ -152,17 +79,17 @@ class Decoder(nn.Module):
 
         Raises ValueError where they would not fit into the context.
         """
-        config, T = self.config, ids.size(1)
+        T, limit = ids.size(1), self.config.context_length
         past = cache.length if cache is not None else 0
-        if past + T > config.context_length:
-            raise ValueError(f"{past + T} tokens exceed the context of {config.context_length}")
+        if past + T > limit:
+            raise ValueError(f"{past + T} tokens exceed the context of {limit}")
         positions = torch.arange(past, past + T, device=ids.device)
         x = self.embedding(ids)  # (B, T, C)
         rotary = None
-        if config.architecture == "gpt2":
+        if self.config.architecture == "gpt2":
             x = self.dropout(x + self.positions(positions))
         else:
-            rotary = _rotary(positions, config, x.dtype)
+            rotary = rotary_angles(positions, self.config)
         for block in self.blocks:
             x = block(x, rotary, cache)
         if cache is not None:
@@ -196,21 +123,3 @@ def _norm(config: DecoderConfig) -> nn.Module:
     if config.architecture == "gpt2":
         return nn.LayerNorm(config.n_embd, eps=LAYER_NORM_EPS)
     return RMSNorm(config.n_embd)
-
-
-def _rotary(positions: Tensor, config: DecoderConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (T, 1, D/2) (Su et al. 2021, eq. 34).
-
-    Made anew in every forward pass: a buffer would be rounded when the module turns bf16, and the angles with it.
-    """
-    D = config.head_dim
-    exponents = torch.arange(0, D, 2, device=positions.device, dtype=torch.float32) / D
-    angles = positions.float()[:, None] * (1.0 / config.rope_theta**exponents)  # (T, D/2)
-    return angles.cos()[:, None].to(dtype), angles.sin()[:, None].to(dtype)
-
-
-def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """`x` (B, T, heads, D), with the first and the second half of D as the coordinates that turn together."""
-    cos, sin = rotary
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from gpt_core.model.decoder import INIT_STD, Decoder
 
 IGNORED = -100
-SLICE_LOGITS = 2**20  # fp32 logits in a slice
+# fp32 logits in a slice, 4 MiB: they stay in the cache. One thread, 2,048 rows, V 4,224, C 128, bf16, with gradients:
+# 44 ms for slices of 2^17, 40 of 2^19, 36 of 2^20, 42 of 2^21, 55 of 2^22; the three products alone take 21.
+SLICE_LOGITS = 2**20
 
 
 class LanguageModel(nn.Module):
@@ -89,12 +91,13 @@ class _CrossEntropy(torch.autograd.Function):
                 rows = slice(start, start + size)
                 index = targets[rows, None]
                 logits = F.linear(h[rows], w).float()  # (size, V)
-                log_sum = logits.logsumexp(dim=-1, keepdim=True)
-                loss += (log_sum - logits.gather(1, index)).sum()
+                greatest = logits.amax(dim=-1, keepdim=True)
+                target = logits.gather(1, index) - greatest
+                odds = logits.sub_(greatest).exp_()
+                total = odds.sum(dim=-1, keepdim=True)
+                loss += (total.log() - target).sum()
                 if h_grad is not None and w_grad is not None:
-                    p = logits.sub_(log_sum).exp_()  # softmax
-                    p.scatter_add_(1, index, p.new_full((), -1.0).expand_as(index))
-                    slope = p.to(dtype)
+                    slope = odds.scatter_add_(1, index, -total).mul_(1.0 / total).to(dtype)  # softmax - one-hot
                     h_grad[rows] = slope @ w
                     w_grad += slope.T @ h[rows]
         ctx.save_for_backward(h_grad, w_grad)
