@@ -58,7 +58,7 @@ def judge_batches(batches: Iterable[pa.RecordBatch], rules: Rules, files: Files)
     """
     last_kept: str | None = None
     for batch in batches:
-        rows = batch.to_pylist(maps_as_pydicts="lossy")
+        rows = batch.to_pylist()
         for row in rows:
             place = f"{Path(files[row.pop('file')][0]).name}:{row.pop('line')}"
             row["identified"] = None

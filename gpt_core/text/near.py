@@ -6,6 +6,7 @@ one with the least key is kept.
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import pyarrow as pa
 
 from gpt_core.recipe import Dedup
@@ -60,15 +61,16 @@ def verify_batches(batches: Iterable[pa.RecordBatch], *, ngram_words: int) -> It
     null, then its members' texts. So a head with millions of members costs no memory.
     """
     splitter = Splitter()
-    head, of_head = None, None
+    head: str | None = None
+    of_head: Hashes = np.empty(0, np.uint64)
     for batch in batches:
         found: list[tuple[str, str, float]] = []
         for row in batch.to_pylist():
-            own: Hashes = shingles(splitter.split(row["text"]).words, ngram_words)
+            own = shingles(splitter.split(row["text"]).words, ngram_words)
             if row["member"] is None:
                 head, of_head = row["head"], own
                 continue
-            assert of_head is not None and row["head"] == head, f"the head {row['head']} must come first"
+            assert row["head"] == head, f"the text of {row['head']} must come before its members'"
             found.append((row["member"], row["head"], jaccard(own, of_head)))
         if found:
             columns = [pa.array(column) for column in zip(*found, strict=True)]
