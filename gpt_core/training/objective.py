@@ -1,0 +1,59 @@
+"""What is minimized, as modules whose forward pass returns sums: L1 of pre-training, L2 and L1 of fine-tuning.
+
+The products run in `precision`: bf16 is autocast, so that weights, gradients and optimizer stay in fp32 (with a model
+of a few million parameters on a CPU as fast as a bf16 module, and with the same code on a GPU).
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt_core.model.decoder import Decoder
+from gpt_core.model.heads import LanguageModel, SequenceClassifier, token_cross_entropy
+from gpt_core.training.tasks import IGNORED
+
+Precision = Literal["fp32", "bf16"]
+
+
+def _products(device: torch.device, precision: Precision) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+class LanguageObjective(nn.Module):
+    """L1, summed: -sum log P(u_i | u_<i) (Radford et al. 2018, eq. 1)."""
+
+    def __init__(self, decoder: Decoder, precision: Precision) -> None:
+        super().__init__()
+        self.model = LanguageModel(decoder)
+        self.precision = precision
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Nats over all targets that are not -100, a scalar; `ids` and `targets` (B, T)."""
+        with _products(ids.device, self.precision):
+            loss: Tensor = self.model(ids, targets)
+        return loss
+
+
+class ClassificationObjective(nn.Module):
+    """L2 and L1, each summed, and which labels come out right (Radford et al. 2018, eq. 4 and 5)."""
+
+    def __init__(self, classifier: SequenceClassifier, precision: Precision, *, with_language_model: bool) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.precision = precision
+        self.with_language_model = with_language_model
+
+    def forward(self, ids: Tensor, lengths: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(L2, L1, correct): nats, nats and a count, scalars. `ids`, `targets` (B, T); `lengths`, `labels` (B,).
+
+        Labels and targets of -100 count nothing. L1 is 0 where the language model is switched off.
+        """
+        with _products(ids.device, self.precision):
+            logits, hidden = self.classifier(ids, lengths)
+            weight = self.classifier.decoder.embedding.weight
+            lm_loss = token_cross_entropy(hidden, weight, targets) if self.with_language_model else hidden.new_zeros(())
+        loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+        correct = (logits.argmax(dim=-1) == labels).sum()
+        return loss, lm_loss.float(), correct
