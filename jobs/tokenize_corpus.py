@@ -1,21 +1,21 @@
 """The shards stage: Ray tokenizes the unique documents and lays them into train and validation shards.
 
-Ray Data streams the Parquet files through the tokenizer into runs (see gpt_core/data/runs.py), a task a block;
+Ray Data maps blocks of the Parquet files through the tokenizer into runs (see gpt_core/data/runs.py), a task each;
 then a task a shard merges them. Token ids go through files below the output, never through Ray's object store.
 The bytes of every shard depend on the recipe and the documents alone. On a cluster the inputs, the output and an
 installed gptmill must be there under the same paths on every node; Ray uploads nothing.
 """
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from gpt_core.artifact import write_json
 from gpt_core.data.placement import Placement
@@ -24,7 +24,7 @@ from gpt_core.data.shards import ShardMetadata
 from gpt_core.errors import SetupError, StageError, UserError
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import RayCluster
-from gpt_core.tokenizer.documents import COLUMNS, require_documents
+from gpt_core.tokenizer.documents import Block, plan_blocks, require_documents
 from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
 from jobs.job import Job, Outcome, run_job
 
@@ -44,7 +44,7 @@ def make(job: Job) -> Outcome:
     runs_folder.mkdir()
     with _ray(job.recipe.cluster.ray):
         work = _TokenizeBlock(tokenizer_path.resolve(), tokenizer.digest, placement, runs_folder.resolve())
-        runs = _tokenize(job, paths, work, documents=documents)
+        runs = _tokenize(job, plan_blocks(paths, block_bytes=BLOCK_BYTES), work, documents=documents)
         _require_both_sides([count for run in runs for count in run.counts], placement, documents=documents)
         shards = _merge(job, runs, placement, metadata_of(tokenizer, placement))
     shutil.rmtree(runs_folder)
@@ -55,38 +55,44 @@ def make(job: Job) -> Outcome:
     return _outcome(job.output, counts, metadata_of(tokenizer, placement))
 
 
+@dataclass(frozen=True)
 class _TokenizeBlock:
-    """One block of documents into one run, inside a Ray worker; the worker keeps its tokenizer."""
+    """One block of documents into one run, inside a Ray worker, which keeps its tokenizer."""
 
-    def __init__(self, tokenizer_path: Path, digest: str, placement: Placement, folder: Path) -> None:
-        self.tokenizer_path, self.digest = tokenizer_path, digest
-        self.placement, self.folder = placement, folder
+    tokenizer_path: Path
+    digest: str
+    placement: Placement
+    folder: Path
 
-    def __call__(self, block: pa.Table) -> pa.Table:
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # Ray gives this task one CPU
-        if block.num_rows == 0:
-            return pa.table({"run": pa.array([], pa.string())})
         tokenizer = load_once(str(self.tokenizer_path), self.digest)
-        run = tokenize_block(block, tokenizer=tokenizer, placement=self.placement, folder=self.folder)
-        return pa.table({"run": [run.to_json()]})
+        documents = Block(row["path"], list(row["row_groups"])).read()
+        run = tokenize_block(documents, tokenizer=tokenizer, placement=self.placement, folder=self.folder)
+        return {"run": run.to_json()}
 
 
-def _tokenize(job: Job, paths: Sequence[Path], work: _TokenizeBlock, *, documents: int) -> list[RunSummary]:
-    """The runs of all documents. Raises StageError unless they are as many as the input's manifest says."""
+def _tokenize(job: Job, blocks: Sequence[Block], work: _TokenizeBlock, *, documents: int) -> list[RunSummary]:
+    """The runs of all documents. Raises StageError unless they are as many as `documents`.
+
+    The blocks are our own: Ray's Parquet reader packs 128 MB of small files into one task, which leaves the other
+    workers idle on a laptop's corpus, and a file listing of its own takes seconds before that.
+    """
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = BLOCK_BYTES
-    corpus = ray.data.read_parquet([str(path) for path in paths], columns=list(COLUMNS), partitioning=None)
-    rows = corpus.map_batches(work.__call__, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    plan = ray.data.from_items([asdict(block) for block in blocks], override_num_blocks=len(blocks))
     runs: list[RunSummary] = []
-    done = 0
-    for row in rows.iter_rows():
+    done = tokens = 0
+    for row in plan.map(work.__call__).iter_rows():
         runs.append(RunSummary.from_json(row["run"]))
         done += sum(count.documents for count in runs[-1].counts)
-        job.report(done, documents, "documents", tokens=sum(c.tokens for run in runs for c in run.counts))
+        tokens += sum(count.tokens for count in runs[-1].counts)
+        job.report(done, documents, "documents", tokens=tokens)
     if done != documents:
         raise StageError(f"{done:,} documents were tokenized of {documents:,}")
     return runs

@@ -1,6 +1,7 @@
 """Reading the documents of a former stage: Parquet files with `id`, `text` and `source`."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,38 @@ def read_batches(paths: Sequence[Path], *, columns: Sequence[str]) -> Iterator[p
     for path in paths:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=list(columns))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive row groups of one Parquet file: what one task reads."""
+
+    path: str
+    row_groups: list[int]
+
+    def read(self) -> pa.Table:
+        """Its documents: id, text and source."""
+        with pq.ParquetFile(self.path) as file:
+            return file.read_row_groups(self.row_groups, columns=list(COLUMNS), use_threads=False)
+
+
+def plan_blocks(paths: Sequence[Path], *, block_bytes: int) -> list[Block]:
+    """All row groups of `paths`, as few blocks as hold about `block_bytes` each (uncompressed); footers are read."""
+    blocks = []
+    for path in paths:
+        groups: list[int] = []
+        held_bytes = 0
+        with pq.ParquetFile(path) as file:
+            sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
+        for group, size in enumerate(sizes):
+            if groups and held_bytes + size > block_bytes:
+                blocks.append(Block(str(path), groups))
+                groups, held_bytes = [], 0
+            groups.append(group)
+            held_bytes += size
+        if groups:
+            blocks.append(Block(str(path), groups))
+    return blocks
 
 
 def hash_strings(column: pa.Array | pa.ChunkedArray, *, seed: int = 0) -> npt.NDArray[np.uint64]:
