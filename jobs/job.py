@@ -201,6 +201,7 @@ class _Usage:
         under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
         self.root = psutil.Process(os.getppid() if under_torchrun else os.getpid())
         self.peak_bytes = 0
+        self.seen_centiseconds: dict[tuple[int, float], int] = {}  # of each process ever seen, without its children
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
@@ -208,6 +209,7 @@ class _Usage:
     def _watch(self) -> None:
         while not self.ended.wait(POLL_SECONDS):
             self.peak_bytes = max(self.peak_bytes, sum(self._each(lambda process: process.memory_info().rss)))
+            self._each(self._note_cpu)
 
     def _each(self, read: Callable[[psutil.Process], float]) -> list[int]:
         values = []
@@ -218,12 +220,22 @@ class _Usage:
                 continue
         return values
 
+    def _note_cpu(self, process: psutil.Process) -> int:
+        centiseconds = int(100 * sum(process.cpu_times()[:2]))
+        self.seen_centiseconds[process.pid, process.create_time()] = centiseconds
+        return centiseconds
+
     def stop(self) -> tuple[float, int]:
-        """(CPU seconds, peak bytes) so far; the watch ends."""
+        """(CPU seconds, peak bytes) so far; the watch ends.
+
+        The system forgets processes whose parent did not wait for them, as Ray's workers; the watch misses the last
+        moments of those that ended. Both sums are at most the truth, so the greater is nearer.
+        """
         self.ended.set()
         self.thread.join()
+        self._each(self._note_cpu)
         centiseconds = self._each(lambda process: 100 * sum(process.cpu_times()[:4]))
-        return sum(centiseconds) / 100, self.peak_bytes
+        return max(sum(centiseconds), sum(self.seen_centiseconds.values())) / 100, self.peak_bytes
 
 
 def _end_with_runner() -> None:
