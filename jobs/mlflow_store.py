@@ -154,7 +154,8 @@ class Store:
         from jobs import served_classifier  # brings torch
 
         assert gpt_core.__file__ is not None
-        mlflow.set_tracking_uri(self.uri)  # Model.log takes no client
+        mlflow.set_tracking_uri(self.uri)  # Model.log takes neither a client
+        mlflow.set_experiment(experiment_id=self.experiment_of(run_id))  # nor the run's experiment
         info = Model.log(
             artifact_path=None,
             name="classifier",

@@ -294,7 +294,7 @@ def test_the_run_of_mlflow_run_is_continued_in_its_own_experiment(
 ) -> None:
     recipe = recipe_in(store_of_module)
     client = open_pipeline_run(recipe).store.client
-    given = client.create_run(client.create_experiment("elsewhere")).info
+    given = client.create_run(client.create_experiment("elsewhere", store_of_module.as_uri())).info
     client.log_param(given.run_id, "pretrain.learning_rate", "6e-4")  # as `mlflow run -P` logs what was typed
     monkeypatch.setenv("MLFLOW_RUN_ID", given.run_id)
     run = open_pipeline_run(recipe)
