@@ -6,10 +6,9 @@ corpus -> clean -> dedup -> tokenizer -> shards -> pretrain -> finetune -> evalu
 
 from pathlib import Path
 
-from gpt_core.text.inputs import expand_inputs
-
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Recipe, Section
+from gpt_core.text.inputs import expand_inputs
 from pipelines.stage import RawFile, Stage
 
 

@@ -143,11 +143,10 @@ def make_batch(examples: Examples, rows: Sequence[int], *, pad_id: int) -> Class
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(line number from 1, bytes) of each line that is not blank."""
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
     number = 0
     try:
-        with opened as stream:
-            for number, line in enumerate(stream, start=1):  # noqa: B007  told if the file breaks off
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
                 if line.strip():
                     yield number, line
     except (OSError, EOFError) as error:

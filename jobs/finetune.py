@@ -1,0 +1,241 @@
+"""Fine-tuning with DeepSpeed ZeRO: a pre-trained language model and labelled texts in, a classifier out.
+
+L3 = L2 + lm_coefficient x L1, each a mean over the global batch. The epoch with the best validation accuracy is kept.
+Then the same model is trained from random weights on the same batches with the same schedule: what pre-training is
+worth. Minutes of work: killed and started again, it begins anew, and ends with the same weights.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gpt_core.artifact import write_json
+from gpt_core.model.decoder import Decoder
+from gpt_core.model.heads import SequenceClassifier
+from gpt_core.model.hf import load_decoder, save_classifier
+from gpt_core.recipe import Finetune
+from gpt_core.tokenizer.tokenizer import Tokenizer, write_classifier_tokenizer
+from gpt_core.training.curves import Curves
+from gpt_core.training.engine import Engine
+from gpt_core.training.loop import MicroBatch, StepFigures, train
+from gpt_core.training.objective import ClassificationObjective
+from gpt_core.training.schedule import Schedule
+from gpt_core.training.tasks import (
+    Examples,
+    encode_split,
+    epoch_batches,
+    label_names,
+    make_batch,
+    read_labelled,
+    share_of,
+)
+from gpt_core.training.zero_config import micro_batch_size
+from jobs.job import Job, Outcome, run_job
+from jobs.tracking import MetricSink, metric_logger, register_classifier
+from jobs.zero import ZeroEngine, join_ranks, leave_ranks
+
+MODEL_FOLDERS = {"pretrained": "model", "scratch": "scratch"}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The labelled texts, encoded, and this rank's way to cut them into micro-batches."""
+
+    train: Examples
+    validation: Examples
+    steps: list[list[int]]  # the global batch of each step: numbers of training examples
+    names: list[str]
+    settings: Finetune
+    pad_id: int
+    rank: int
+    world_size: int
+    micro_batch: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Global batches in one pass over the training split."""
+        return len(self.steps) // self.settings.epochs
+
+    def of_step(self, step: int) -> Iterator[MicroBatch]:
+        """This rank's micro-batches of `step`."""
+        return self._cut(self.train, self.steps[step], size=self.settings.batch_sequences)
+
+    def of_validation(self) -> Iterator[MicroBatch]:
+        """This rank's part of the validation split, sorted by length."""
+        order = self.validation.lengths.argsort(kind="stable").tolist()
+        size = self.micro_batch * self.world_size
+        for start in range(0, len(order), size):
+            yield from self._cut(self.validation, order[start : start + size], size=size)
+
+    def counts(self, step: int) -> tuple[int, int]:
+        """(examples, next-token targets) in the global batch of `step`."""
+        rows = self.steps[step]
+        return len(rows), sum(len(self.train.ids[row]) - 1 for row in rows)
+
+    def _cut(self, examples: Examples, rows: list[int], *, size: int) -> Iterator[MicroBatch]:
+        part = share_of(self.rank, self.world_size, rows, size=size)
+        for start in range(0, len(part), self.micro_batch):
+            batch = make_batch(examples, part[start : start + self.micro_batch], pad_id=self.pad_id)
+            arrays = (batch.ids, batch.lengths, batch.targets, batch.labels)
+            yield MicroBatch(tuple(map(torch.from_numpy, arrays)))
+
+
+def make(job: Job) -> Outcome:
+    """The classifier, and the same one from scratch, are trained, exported and registered."""
+    settings = job.recipe.finetune
+    assert settings is not None
+    rank, world_size = join_ranks(job.recipe.cluster.train)
+    pretrained = job.inputs["pretrain"].file("model/config.json").parent
+    splits = _read_splits(job, settings, pretrained, rank=rank, world_size=world_size)
+    starts = ["pretrained", "scratch"] if settings.from_scratch_baseline else ["pretrained"]
+    curves = {start: Curves() for start in starts}
+    with closing(metric_logger(job.recipe)) as sink:
+        for index, start in enumerate(starts):
+            model = _make_classifier(pretrained, splits, from_scratch=start == "scratch")
+            report = partial(_report, job, sink, start=start, runs_done=index, runs=len(starts), splits=splits)
+            best = _tune(job, model, splits, curves[start], report)
+            if rank == 0:
+                model.load_state_dict({name.removeprefix("classifier."): value for name, value in best.items()})
+                folder = job.output / MODEL_FOLDERS[start]
+                folder.mkdir()
+                save_classifier(model, folder, splits.names)
+                write_classifier_tokenizer(pretrained, folder, model_max_length=_max_tokens(settings, model.decoder))
+    leave_ranks()
+    return _finish(job, splits, curves, model) if rank == 0 else Outcome([])
+
+
+def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, world_size: int) -> Splits:
+    read = partial(read_labelled, text_field=settings.text_field, label_field=settings.label_field)
+    train_rows, validation_rows = read(Path(settings.train)), read(Path(settings.validation))
+    names = label_names(train_rows)
+    tokenizer = Tokenizer.load(pretrained / "tokenizer.json")
+    decoder = load_decoder(pretrained)
+    encode = partial(encode_split, tokenizer=tokenizer, names=names, max_tokens=_max_tokens(settings, decoder))
+    pad_id = decoder.config.pad_id
+    train_split = encode(train_rows)
+    cut = partial(epoch_batches, train_split.lengths, batch_sequences=settings.batch_sequences, seed=settings.seed)
+    return Splits(
+        train=train_split,
+        steps=[rows for epoch in range(settings.epochs) for rows in cut(epoch=epoch)],
+        validation=encode(validation_rows),
+        names=names,
+        settings=settings,
+        pad_id=tokenizer.end_of_text_id if pad_id is None else pad_id,
+        rank=rank,
+        world_size=world_size,
+        micro_batch=micro_batch_size(
+            settings.batch_sequences,
+            world_size=world_size,
+            at_most=job.recipe.cluster.train.micro_batch_sequences,
+        ),
+    )
+
+
+def _max_tokens(settings: Finetune, decoder: Decoder) -> int:
+    return settings.max_tokens or decoder.config.context_length
+
+
+def _make_classifier(pretrained: Path, splits: Splits, *, from_scratch: bool) -> SequenceClassifier:
+    settings = splits.settings
+    decoder = load_decoder(pretrained)
+    if from_scratch:
+        decoder.init_weights(settings.seed)
+    return SequenceClassifier(decoder, len(splits.names), settings.classifier_dropout, seed=settings.seed)
+
+
+def _tune(
+    job: Job, model: SequenceClassifier, splits: Splits, curves: Curves, report: "partial[None]"
+) -> dict[str, Tensor]:
+    """The weights of the epoch with the best validation accuracy, on rank 0; the first of equals."""
+    settings = splits.settings
+    steps = len(splits.steps)
+    schedule = Schedule(
+        shape="linear",
+        peak=settings.learning_rate,
+        final=0.0,
+        warmup_steps=math.ceil(settings.warmup_fraction * steps),
+        steps=steps,
+    )
+    objective = ClassificationObjective(model, settings.precision, with_language_model=settings.lm_coefficient > 0)
+    engine = ZeroEngine(objective, settings, job.recipe.cluster.train, micro_batch=splits.micro_batch)
+
+    def weigh(step: int, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        examples, targets = splits.counts(step)
+        loss, lm_loss, _ = output
+        return loss / examples + settings.lm_coefficient * lm_loss / targets, [loss, lm_loss]
+
+    best, best_accuracy = {}, -1.0
+    for figures in train(engine, schedule, batches=splits.of_step, weigh=weigh, seed=settings.seed):
+        examples, targets = splits.counts(figures.step - 1)
+        values = {"train_loss": figures.sums[0] / examples, "learning_rate": figures.learning_rate}
+        if settings.lm_coefficient > 0:
+            values["lm_loss"] = figures.sums[1] / targets
+        if figures.step % splits.steps_per_epoch == 0:
+            values["validation_accuracy"] = _validate(engine, splits)
+            if values["validation_accuracy"] > best_accuracy:
+                best, best_accuracy = engine.weights(), values["validation_accuracy"]
+        curves.add(figures.step, values)
+        report(figures, values)
+    return best
+
+
+def _validate(engine: Engine, splits: Splits) -> float:
+    """Accuracy on the validation split, on every rank."""
+    correct = sum(float(engine.predict(*batch.inputs)[2]) for batch in splits.of_validation())
+    return engine.sum_over_ranks([correct])[0] / len(splits.validation)
+
+
+def _report(
+    job: Job,
+    sink: MetricSink,
+    figures: StepFigures,
+    values: Mapping[str, float],
+    *,
+    start: str,
+    runs_done: int,
+    runs: int,
+    splits: Splits,
+) -> None:
+    sink(figures.step, {f"{start}_{name}": value for name, value in values.items()})
+    a_run = splits.settings.epochs * len(splits.train)
+    done = min(figures.step * splits.settings.batch_sequences, a_run)
+    job.report(runs_done * a_run + done, runs * a_run, "examples", loss=values["train_loss"])
+
+
+def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: SequenceClassifier) -> Outcome:
+    """The classifier is registered; the outcome names what was made."""
+    folders = [job.output / MODEL_FOLDERS[start] for start in curves]
+    curves_file = write_json(job.output / "curves.json", {start: curve.thinned() for start, curve in curves.items()})
+    settings = splits.settings
+    rows = read_labelled(Path(settings.validation), text_field=settings.text_field, label_field=settings.label_field)
+    register_classifier(job.recipe, folders[0], [row.text for row in rows[:2]])
+    tuned = curves["pretrained"]
+    figures = {"train_loss": tuned.last("train_loss"), "validation_accuracy": _best(tuned)}
+    if "scratch" in curves:
+        figures["scratch_validation_accuracy"] = _best(curves["scratch"])
+    return Outcome(
+        paths=[*folders, curves_file],
+        counts={
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "steps": int(tuned.series["train_loss"][-1][0]),
+            "train_examples": len(splits.train),
+            "validation_examples": len(splits.validation),
+            "labels": len(splits.names),
+        },
+        figures=figures,
+        engines=("deepspeed", "torch"),
+    )
+
+
+def _best(curves: Curves) -> float:
+    return max(value for _, value in curves.series["validation_accuracy"])
+
+
+if __name__ == "__main__":
+    run_job("finetune", make)

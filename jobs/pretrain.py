@@ -1,0 +1,215 @@
+"""Pre-training with DeepSpeed ZeRO: token shards in, a language model in Hugging Face layout out.
+
+    python -m torch.distributed.run --standalone --nproc-per-node 2 -m jobs.pretrain --recipe ... --output ...
+
+Killed and started again on as many ranks, it goes on behind its last checkpoint and ends with the same weights.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gpt_core.artifact import write_json
+from gpt_core.data.batches import TrainingWindows, validation_windows
+from gpt_core.data.shards import ShardSet
+from gpt_core.fingerprint import fingerprint
+from gpt_core.model.config import DecoderConfig
+from gpt_core.model.decoder import Decoder
+from gpt_core.model.hf import save_language_model
+from gpt_core.recipe import Recipe
+from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
+from gpt_core.training.checkpoint import Checkpoints
+from gpt_core.training.curves import Curves
+from gpt_core.training.engine import Engine
+from gpt_core.training.loop import MicroBatch, StepFigures, train
+from gpt_core.training.objective import LanguageObjective
+from gpt_core.training.schedule import Schedule
+from gpt_core.training.tasks import IGNORED
+from gpt_core.training.zero_config import micro_batch_size
+from jobs.job import Job, Outcome, read_identity, run_job
+from jobs.tracking import MetricSink, metric_logger
+from jobs.zero import ZeroEngine, join_ranks, leave_ranks
+
+LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
+
+
+@dataclass(frozen=True)
+class Batches:
+    """This rank's micro-batches of every step and of the validation."""
+
+    windows: TrainingWindows
+    validation: list[np.ndarray]
+    recipe: Recipe
+    rank: int
+    world_size: int
+    micro_batch: int
+
+    def of_step(self, step: int) -> Iterator[MicroBatch]:
+        """The step's windows, (T + 1) ids each, as inputs and targets."""
+        batch = self.windows.batch(
+            step,
+            batch_sequences=self.recipe.pretrain.batch_sequences,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        for start in range(0, len(batch), self.micro_batch):
+            yield _micro_batch(batch[start : start + self.micro_batch])
+
+    def of_validation(self) -> Iterator[MicroBatch]:
+        """The rank's part of the validation windows; windows that only fill count nothing."""
+        window = np.full_like(self.validation[0], 0)
+        size = self.micro_batch * self.world_size
+        for start in range(0, len(self.validation), size):
+            dealt = self.validation[start : start + size][self.rank :: self.world_size]
+            filled = np.stack(dealt + [window] * (self.micro_batch - len(dealt)))
+            batch = _micro_batch(filled)
+            batch.inputs[1][len(dealt) :] = IGNORED
+            yield batch
+
+
+def make(job: Job) -> Outcome:
+    """The model is trained and exported; checkpoints are gone."""
+    recipe, settings = job.recipe, job.recipe.pretrain
+    rank, world_size = join_ranks(recipe.cluster.train)
+    tokenizer_file = job.inputs["tokenizer"].file("tokenizer.json")
+    config = DecoderConfig.from_recipe(recipe.model, Tokenizer.load(tokenizer_file).vocab_size)
+    decoder = Decoder(config)
+    decoder.init_weights(settings.seed)
+    batches = _open_batches(job, rank=rank, world_size=world_size)
+    engine = ZeroEngine(
+        LanguageObjective(decoder, settings.precision),
+        settings,
+        recipe.cluster.train,
+        micro_batch=batches.micro_batch,
+    )
+    checkpoints = Checkpoints(
+        job.output / "checkpoints",
+        conditions={
+            "identity": fingerprint(read_identity(job.output)),
+            "world_size": world_size,
+            "zero_stage": recipe.cluster.train.zero_stage,
+            "micro_batch": batches.micro_batch,
+        },
+        keep=recipe.cluster.train.keep_checkpoints,
+    )
+    curves = _train(job, engine, batches, checkpoints)
+    weights = engine.weights()
+    leave_ranks()
+    return _export(job, decoder, weights, curves) if rank == 0 else Outcome([])
+
+
+def _open_batches(job: Job, *, rank: int, world_size: int) -> Batches:
+    recipe, shards = job.recipe, job.inputs["shards"]
+    T = recipe.model.context_length  # noqa: N806
+    validation = ShardSet.open(shards.files("validation"))
+    return Batches(
+        windows=TrainingWindows(ShardSet.open(shards.files("train")), T, recipe.pretrain.seed),
+        validation=list(validation_windows(validation, T, recipe.pretrain.validation_tokens)),
+        recipe=recipe,
+        rank=rank,
+        world_size=world_size,
+        micro_batch=micro_batch_size(
+            recipe.pretrain.batch_sequences,
+            world_size=world_size,
+            at_most=recipe.cluster.train.micro_batch_sequences,
+        ),
+    )
+
+
+def _micro_batch(windows: np.ndarray) -> MicroBatch:
+    """(B, T + 1) ids as inputs and targets (B, T)."""
+    ids = torch.from_numpy(windows)
+    return MicroBatch((ids[:, :-1].contiguous(), ids[:, 1:].contiguous()))
+
+
+def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints) -> Curves:
+    """The engine's weights are trained to the end of the schedule; returns every figure on the way."""
+    settings = job.recipe.pretrain
+    step_tokens = settings.batch_sequences * job.recipe.model.context_length
+    schedule = Schedule(
+        shape=settings.schedule,
+        peak=settings.learning_rate,
+        final=settings.final_learning_rate,
+        warmup_steps=math.ceil(settings.warmup_tokens / step_tokens),
+        steps=settings.tokens // step_tokens,
+    )
+    done, state = checkpoints.load_newest(engine)
+    curves = Curves(state.get("curves"))  # type: ignore[arg-type]
+    with closing(metric_logger(job.recipe)) as sink:
+        for figures in train(
+            engine,
+            schedule,
+            batches=batches.of_step,
+            weigh=lambda _, loss: (loss / step_tokens, [loss]),
+            seed=settings.seed,
+            first_step=done,
+        ):
+            step = figures.step
+            _record(job, curves, sink, figures, step_tokens=step_tokens, steps=schedule.steps)
+            if step % settings.validate_every_steps == 0 or step == schedule.steps:
+                values = _validate(engine, batches)
+                curves.add(step, values)
+                sink(step, values)
+            if step % job.recipe.cluster.train.checkpoint_every_steps == 0 and step < schedule.steps:
+                checkpoints.save(engine, step, {"curves": curves.all()})
+    return curves
+
+
+def _record(job: Job, curves: Curves, sink: MetricSink, figures: StepFigures, *, step_tokens: int, steps: int) -> None:
+    values = {
+        "train_loss": figures.sums[0] / step_tokens,
+        "learning_rate": figures.learning_rate,
+        "gradient_norm": figures.gradient_norm,
+        "tokens_per_second": step_tokens / figures.seconds,
+    }
+    curves.add(figures.step, values)
+    sink(figures.step, values)
+    job.report(figures.step * step_tokens, steps * step_tokens, "tokens", loss=values["train_loss"])
+
+
+def _validate(engine: Engine, batches: Batches) -> dict[str, float]:
+    """Nats per token over the validation windows, on every rank."""
+    nats = tokens = 0.0
+    for batch in batches.of_validation():
+        nats += float(engine.predict(*batch.inputs))
+        tokens += float((batch.inputs[1] != IGNORED).sum())
+    nats, tokens = engine.sum_over_ranks([nats, tokens])
+    return {"validation_loss": nats / tokens}
+
+
+def _export(job: Job, decoder: Decoder, weights: dict[str, torch.Tensor], curves: Curves) -> Outcome:
+    """The trained decoder in Hugging Face layout, with its tokenizer and its curves."""
+    prefix = "model.decoder."
+    decoder.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items()})
+    model = job.output / "model"
+    model.mkdir()
+    save_language_model(decoder, model)
+    copy_tokenizer(job.inputs["tokenizer"].root, model, model_max_length=job.recipe.model.context_length)
+    write_json(job.output / "curves.json", curves.thinned())
+    Checkpoints(job.output / "checkpoints", conditions={}, keep=0).clear()
+    steps = int(curves.series["train_loss"][-1][0])
+    counts = job.inputs["shards"].manifest.counts
+    loss = curves.last("validation_loss")
+    return Outcome(
+        paths=[model, job.output / "curves.json"],
+        counts={
+            "parameters": decoder.config.n_parameters,
+            "steps": steps,
+            "tokens": steps * job.recipe.pretrain.batch_sequences * job.recipe.model.context_length,
+        },
+        figures={
+            "train_loss": curves.mean_of_last("train_loss", LOSS_STEPS),
+            "validation_loss": loss,
+            "validation_bits_per_byte": loss / math.log(2) * counts["validation_tokens"] / counts["validation_bytes"],
+            "tokens_per_second": curves.mean_of_last("tokens_per_second", steps),
+        },
+        engines=("deepspeed", "torch"),
+    )
+
+
+if __name__ == "__main__":
+    run_job("pretrain", make)

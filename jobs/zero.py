@@ -1,0 +1,112 @@
+"""DeepSpeed ZeRO as an Engine: the only deepspeed import.
+
+Runs under torchrun, one process a rank: NCCL on GPUs, gloo on CPUs. Nothing is compiled at start: the optimizer is
+torch's, and DeepSpeed's shared-memory collectives, a three-minute build, are switched off.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpt_core.fingerprint import Json
+from gpt_core.recipe import Optimization, TrainCluster
+from gpt_core.training.optimizer import make_optimizer
+from gpt_core.training.zero_config import make_zero_config
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("DS_LOG_LEVEL", "warning")
+
+import deepspeed
+import deepspeed.ops
+
+STATE = "gptmill"  # the key of our state among DeepSpeed's own
+
+
+def join_ranks(train: TrainCluster) -> tuple[int, int]:
+    """All ranks have met. Returns (rank, world size). CPU threads are shared out among the ranks of this machine."""
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(train.threads_per_process or max(1, (os.cpu_count() or 1) // local_world))
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"deepspeed\.")
+    _switch_off_compiled_collectives()
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def leave_ranks() -> None:
+    """The process group is gone; call when all ranks are done."""
+    torch.distributed.destroy_process_group()
+
+
+class ZeroEngine:
+    """An Engine on deepspeed.initialize; see gpt_core/training/engine.py for what each method promises."""
+
+    def __init__(self, objective: nn.Module, settings: Optimization, train: TrainCluster, *, micro_batch: int) -> None:
+        self.rank = torch.distributed.get_rank()
+        self.world_size = torch.distributed.get_world_size()
+        config = make_zero_config(settings, train, micro_batch=micro_batch)
+        self._engine, *_ = deepspeed.initialize(
+            model=objective, optimizer=make_optimizer(objective, settings), config=config
+        )
+        self.device = torch.device(self._engine.device)
+        self._stage = train.zero_stage
+
+    def forward(self, *inputs: Tensor) -> Any:
+        self._engine.train()
+        return self._engine(*inputs)
+
+    @torch.no_grad()
+    def predict(self, *inputs: Tensor) -> Any:
+        self._engine.eval()
+        return self._engine(*inputs)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * self.world_size)  # DeepSpeed averages over ranks, we add
+
+    def step(self, learning_rate: float) -> float:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        summed: list[float] = total.tolist()
+        return summed
+
+    def barrier(self) -> None:
+        torch.distributed.barrier()
+
+    def weights(self) -> dict[str, Tensor]:
+        module = self._engine.module
+        with deepspeed.zero.GatheredParameters(list(module.parameters()), enabled=self._stage == 3):
+            if self.rank:
+                return {}
+            return {name: value.detach().float().cpu().clone() for name, value in module.state_dict().items()}
+
+    def save(self, folder: Path, state: dict[str, Json]) -> None:
+        self._engine.save_checkpoint(str(folder), tag="zero", client_state={STATE: state}, save_latest=False)
+
+    def load(self, folder: Path) -> dict[str, Json]:
+        _, client_state = self._engine.load_checkpoint(str(folder), tag="zero")
+        state: dict[str, Json] = client_state[STATE]
+        return state
+
+
+def _switch_off_compiled_collectives() -> None:
+    """DeepSpeed builds its shared-memory collectives at init where it believes it can; gloo needs none of them."""
+    compatible = getattr(deepspeed.ops, "__compatible_ops__", None)
+    if isinstance(compatible, dict):
+        compatible["deepspeed_shm_comm"] = False
