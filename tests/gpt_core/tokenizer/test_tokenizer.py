@@ -1,0 +1,135 @@
+"""A tokenizer loses nothing, never takes text for a mark, and means the same to transformers."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt_core.errors import ArtifactError
+from gpt_core.recipe import Tokenizer as Settings
+from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer, write_classifier_tokenizer
+from gpt_core.tokenizer.train import train_tokenizer
+
+TEXTS = [
+    "the cat sat on the mat, the dog sat on the log",
+    "caf\u00e9, na\u00efve, \u65e5\u672c\u8a9e, \U0001f600",
+    "  two  spaces\n\nand <|endoftext|> in the text",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([TEXTS * 4], Settings(vocab_size=300))
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer")
+    assert [file.name for file in tokenizer.save(path)] == ["tokenizer.json", "tokenizer_config.json"]
+    return path
+
+
+@given(st.text())
+def test_any_text_survives_the_round_trip(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.end_of_text_id not in ids
+
+
+def test_a_literal_mark_in_a_text_is_ordinary_text(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("a<|endoftext|>b")
+    assert tokenizer.end_of_text_id not in ids
+    assert len(ids) > 3
+    assert tokenizer.decode(ids) == "a<|endoftext|>b"
+
+
+def test_ids_are_the_256_bytes_then_the_merges_then_the_mark(tokenizer: Tokenizer) -> None:
+    single = {i for i in range(256) for byte in [tokenizer.decode([i])] if len(byte) == 1}
+    assert len(single) == 256
+    assert len(tokenizer.decode([256])) == 2
+    assert tokenizer.vocab_size == 300
+    assert tokenizer.end_of_text_id == 299
+    assert tokenizer.decode([299]) == "<|endoftext|>"
+    assert tokenizer.end_of_text == "<|endoftext|>"
+
+
+def test_ids_beyond_the_vocabulary_decode_to_nothing(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode([*tokenizer.encode("cat"), 300, 383]) == "cat"
+
+
+def test_a_batch_is_its_texts_one_by_one(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode_batch(TEXTS) == [tokenizer.encode(text) for text in TEXTS]
+
+
+def test_a_loaded_tokenizer_is_the_saved_one(tokenizer: Tokenizer, folder: Path) -> None:
+    for path in (folder, folder / "tokenizer.json"):
+        loaded = Tokenizer.load(path)
+        assert loaded.digest == tokenizer.digest
+        assert loaded.encode(TEXTS[2]) == tokenizer.encode(TEXTS[2])
+        assert (loaded.vocab_size, loaded.end_of_text_id) == (300, 299)
+    assert tokenizer.digest == hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json: cannot be read: No such file"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
+
+
+def test_a_malformed_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json: is not a tokenizer: "):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_without_a_mark_is_refused(folder: Path, tmp_path: Path) -> None:
+    tree = json.loads((folder / "tokenizer.json").read_text())
+    tree["added_tokens"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
+    with pytest.raises(ArtifactError, match="has 0 special tokens, not one for the end of text"):
+        Tokenizer.load(tmp_path)
+
+
+def gpt2_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
+
+
+def qwen3_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}')
+
+
+def no_config(folder: Path) -> None:
+    assert not (folder / "config.json").exists()
+
+
+@pytest.mark.parametrize("beside", [no_config, gpt2_config, qwen3_config])
+def test_transformers_gives_the_same_ids(tokenizer: Tokenizer, folder: Path, tmp_path: Path, beside) -> None:
+    copy_tokenizer(folder, tmp_path, model_max_length=16)
+    beside(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in TEXTS:
+        assert theirs(text)["input_ids"] == tokenizer.encode(text)
+    assert theirs.decode(tokenizer.encode(TEXTS[1])) == TEXTS[1]
+    assert theirs.eos_token_id == theirs.pad_token_id == theirs.bos_token_id == 299
+    assert len(theirs) == 300
+    assert theirs.model_max_length == 16
+
+
+@pytest.mark.parametrize("beside", [no_config, gpt2_config, qwen3_config])
+def test_the_classifiers_tokenizer_adds_both_marks(tokenizer: Tokenizer, folder: Path, tmp_path: Path, beside) -> None:
+    write_classifier_tokenizer(folder, tmp_path, model_max_length=10)
+    beside(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer.encode(TEXTS[0])
+    assert theirs(TEXTS[0])["input_ids"] == [299, *ids, 299]
+    assert theirs(TEXTS[0], truncation=True)["input_ids"] == [299, *ids[:8], 299]
+    assert theirs("a", "b")["input_ids"] == [299, *tokenizer.encode("a"), 299, *tokenizer.encode("b"), 299]
+    assert Tokenizer.load(tmp_path).encode(TEXTS[0]) == ids
+
+
+def test_a_copy_is_byte_for_byte(folder: Path, tmp_path: Path) -> None:
+    paths = copy_tokenizer(folder, tmp_path / "model")
+    assert [path.read_bytes() for path in paths] == [(folder / path.name).read_bytes() for path in paths]
