@@ -1,0 +1,127 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_decoder import draw_ids, make_decoder
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gpt_core.model import heads
+from gpt_core.model.decoder import Decoder
+from gpt_core.model.heads import LanguageModel, SequenceClassifier, token_cross_entropy
+
+
+def plain_loss(decoder: Decoder, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    logits = decoder.logits(decoder(ids)).float()
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum", ignore_index=-100)
+
+
+def gradients(loss: torch.Tensor, module: torch.nn.Module) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(loss, list(module.parameters())))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+@pytest.mark.parametrize("ignored", [0, 5])
+def test_the_likelihood_equals_plain_cross_entropy_in_value_and_gradient(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, rows: int, ignored: int
+) -> None:
+    monkeypatch.setattr(heads, "SLICE_LOGITS", rows * decoder.config.vocab_size)
+    ids, targets = draw_ids(2, 12), draw_ids(2, 12, seed=2)
+    targets[0, :ignored] = -100
+    wanted, found = plain_loss(decoder, ids, targets), LanguageModel(decoder)(ids, targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-5)
+    for a, b in zip(gradients(found / 3, decoder), gradients(wanted / 3, decoder), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_logits_cost_the_logarithm_of_the_vocabulary() -> None:
+    loss = token_cross_entropy(torch.ones(1, 3, 4), torch.ones(10, 4), torch.tensor([[1, -100, 2]]))
+    assert loss.item() == pytest.approx(2 * math.log(10))
+
+
+def test_without_any_target_loss_and_gradient_are_zero(decoder: Decoder) -> None:
+    loss = LanguageModel(decoder)(draw_ids(1, 4), torch.full((1, 4), -100))
+    assert loss.item() == 0
+    assert all(bool((gradient == 0).all()) for gradient in gradients(loss, decoder))
+
+
+def test_huge_logits_neither_overflow_nor_vanish() -> None:
+    hidden = torch.tensor([[200.0, 0.0]], requires_grad=True)
+    weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], requires_grad=True)
+    loss = token_cross_entropy(hidden, weight, torch.tensor([1]))
+    loss.backward()
+    assert loss.item() == 400.0
+    assert hidden.grad is not None
+    assert hidden.grad.tolist() == [[2.0, 0.0]]
+
+
+@pytest.mark.parametrize("mode", ["autocast", "module"])
+def test_the_likelihood_is_fp32_and_near_the_exact_one_in_bf16(decoder: Decoder, mode: str) -> None:
+    ids, targets = draw_ids(2, 12), draw_ids(2, 12, seed=2)
+    wanted = plain_loss(decoder, ids, targets)
+    exact = gradients(wanted, decoder)
+    if mode == "module":
+        decoder.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mode == "autocast"):
+        loss = LanguageModel(decoder)(ids, targets)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(wanted.item(), rel=0.01)
+    for parameter, gradient, b in zip(decoder.parameters(), gradients(loss, decoder), exact, strict=True):
+        assert gradient.dtype == parameter.dtype
+        assert (gradient.float() - b).norm() <= 0.1 * b.norm()
+
+
+class LogitsSeen(TorchDispatchMode):
+    """The size of every tensor with one column for each row of a vocabulary of 256."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.sizes += [tensor.numel() for tensor in tensors if tensor.ndim and tensor.size(-1) == 256]
+        return result
+
+
+def test_the_logits_never_stand_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = make_decoder("gpt2")
+    monkeypatch.setattr(heads, "SLICE_LOGITS", 32 * 256)
+    with LogitsSeen() as seen:
+        loss = LanguageModel(decoder)(draw_ids(8, 24), draw_ids(8, 24, seed=2))
+        gradients(loss, decoder)
+    assert max(seen.sizes) == 32 * 256
+
+
+def test_no_gradient_is_made_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = make_decoder("gpt2")
+    model, ids = LanguageModel(decoder), draw_ids(1, 8)
+    wanted = model(ids, ids)
+    monkeypatch.setattr(torch.Tensor, "scatter_add_", None)  # only the gradient needs it
+    with torch.no_grad():
+        assert model(ids, ids).item() == wanted.item()
+
+
+def test_a_sequence_is_classified_at_its_last_token_whatever_pads_it(decoder: Decoder) -> None:
+    classifier = SequenceClassifier(decoder, 3, dropout=0.0)
+    ids, lengths = draw_ids(3, 10), torch.tensor([10, 1, 6])
+    logits, hidden = classifier(ids, lengths)
+    assert logits.shape == (3, 3)
+    assert hidden.shape == (3, 10, 32)
+    for row, length in enumerate(lengths.tolist()):
+        alone = classifier.score(decoder(ids[row : row + 1, :length])[:, -1])
+        torch.testing.assert_close(logits[row : row + 1], alone, rtol=0, atol=1e-5)
+
+
+def test_the_score_of_a_classifier_depends_on_its_seed_alone() -> None:
+    decoder = make_decoder("gpt2")
+    torch.manual_seed(1)
+    one = SequenceClassifier(decoder, 300, 0.1, seed=5)
+    torch.manual_seed(2)
+    same = SequenceClassifier(decoder, 300, 0.1, seed=5)
+    assert torch.equal(one.score.weight, same.score.weight)
+    assert not torch.equal(one.score.weight, SequenceClassifier(decoder, 300, 0.1).score.weight)
+    assert one.score.weight.std().item() == pytest.approx(0.02, rel=0.05)
