@@ -19,9 +19,17 @@ from typing import Any
 
 from gpt_core.artifact import write_json
 from gpt_core.data.placement import Placement
-from gpt_core.data.runs import RunSummary, SourceCount, load_once, merge_shard, metadata_of, tokenize_block
+from gpt_core.data.runs import (
+    RunSummary,
+    SourceCount,
+    load_once,
+    merge_shard,
+    metadata_of,
+    require_both_sides,
+    tokenize_block,
+)
 from gpt_core.data.shards import ShardMetadata
-from gpt_core.errors import SetupError, StageError, UserError
+from gpt_core.errors import SetupError, StageError
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import RayCluster
 from gpt_core.tokenizer.documents import Block, plan_blocks, require_documents
@@ -45,7 +53,7 @@ def make(job: Job) -> Outcome:
     with _ray(job.recipe.cluster.ray):
         work = _TokenizeBlock(tokenizer_path.resolve(), tokenizer.digest, placement, runs_folder.resolve())
         runs = _tokenize(job, plan_blocks(paths, block_bytes=BLOCK_BYTES), work, documents=documents)
-        _require_both_sides([count for run in runs for count in run.counts], placement, documents=documents)
+        require_both_sides([count for run in runs for count in run.counts], placement)
         shards = _merge(job, runs, placement, metadata_of(tokenizer, placement))
     shutil.rmtree(runs_folder)
     counts = [count for run in runs for count in run.counts]
@@ -176,17 +184,6 @@ def _temporary_folder() -> contextlib.AbstractContextManager[str]:
 def _last_line(error: BaseException) -> str:
     """Of the error's message: Ray puts the whole remote traceback before it."""
     return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
-
-
-def _require_both_sides(counts: Sequence[SourceCount], placement: Placement, *, documents: int) -> None:
-    """Raises UserError unless there are documents to train on and to validate with."""
-    remedies = {True: ("holds out none for validation", "raise"), False: ("leaves none to train on", "lower")}
-    for validation, (what, remedy) in remedies.items():
-        if not any(count.validation == validation for count in counts):
-            raise UserError(
-                f"shards.validation_fraction={placement.validation_fraction} {what} of {documents} documents; "
-                f"{remedy} it, take another shards.seed, or add to corpus.inputs"
-            )
 
 
 def _sources(counts: Sequence[SourceCount]) -> dict[str, Json]:

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from gpt_core.data.placement import Placement, order_documents
 from gpt_core.data.shards import ShardMetadata, TokenIds, write_shard
+from gpt_core.errors import ArtifactError, UserError
 from gpt_core.tokenizer.documents import hash_strings
 from gpt_core.tokenizer.tokenizer import Tokenizer
 
@@ -62,9 +63,10 @@ class RunSummary:
 
 @functools.lru_cache(maxsize=2)
 def load_once(path: str, digest: str) -> Tokenizer:
-    """The tokenizer, kept for the life of the worker. Its digest is asserted: a path may get other content."""
+    """The tokenizer, kept for the life of the worker. Raises ArtifactError if the file has another digest."""
     tokenizer = Tokenizer.load(Path(path))
-    assert tokenizer.digest == digest, path
+    if tokenizer.digest != digest:
+        raise ArtifactError(f"{path}: is not the tokenizer that the job began with")
     return tokenizer
 
 
@@ -94,6 +96,18 @@ def tokenize_block(block: pa.Table, *, tokenizer: Tokenizer, placement: Placemen
             )
     counts = _count(block.column("source"), shards >= placement.train_shards, np.diff(offsets), text_bytes)
     return RunSummary(str(path), present, counts)
+
+
+def require_both_sides(counts: Sequence[SourceCount], placement: Placement) -> None:
+    """Raises UserError unless there are documents to train on and documents to validate with."""
+    documents = sum(count.documents for count in counts)
+    remedies = {True: ("holds out none for validation", "raise"), False: ("leaves none to train on", "lower")}
+    for validation, (what, remedy) in remedies.items():
+        if not any(count.validation == validation for count in counts):
+            raise UserError(
+                f"shards.validation_fraction={placement.validation_fraction} {what} of {documents} documents; "
+                f"{remedy} it, take another shards.seed, or add to corpus.inputs"
+            )
 
 
 def merge_shard(runs: Sequence[RunSummary], shard: int, *, path: Path, metadata: ShardMetadata) -> tuple[int, int]:

@@ -159,7 +159,7 @@ class ShardSet:
         stop = start + length
         if start < 0 or stop > self.n_tokens:
             raise IndexError(f"tokens {start} to {stop} of {self.n_tokens}")
-        index = bisect.bisect_right(self._starts, start) - 1
+        index = bisect.bisect_right(self._starts, start, hi=len(self.shards)) - 1
         begin = start - self._starts[index]
         if stop <= self._starts[index + 1]:
             return self._tokens[index][begin : begin + length]
