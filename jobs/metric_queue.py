@@ -8,6 +8,7 @@ a warning says how many. The thread is a daemon; `close()` sends what is left, a
 import atexit
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -111,9 +112,9 @@ class MetricQueue:
                 return self._lose(len(batch), str(error))
             except Exception as error:  # whatever a client raises while its server is away
                 if time.monotonic() + pause > self._deadline:
-                    return self._lose(len(batch), first_line(error))
+                    return self._lose(len(batch), reason_of(error))
                 if not self._warned:
-                    logger.warning("MLflow: metrics cannot be sent, trying on: %s", first_line(error))
+                    logger.warning("MLflow: metrics cannot be sent, trying on: %s", reason_of(error))
                     self._warned = True
             if self._closing.wait(pause):
                 pause = self._first_pause_seconds
@@ -127,7 +128,10 @@ class MetricQueue:
         self.lost_points += n_points
 
 
-def first_line(error: Exception) -> str:
-    """What `error` says, in one line of at most 300 characters."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:300]
+def reason_of(error: Exception) -> str:
+    """The system's word for a failed connection, else the first line of what `error` says, 300 characters at most."""
+    found = re.search(r"\[Errno -?\d+\] ([^\"'()]+)", str(error))
+    if found:
+        return found[1].lower()
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -19,7 +19,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 import gpt_core
 from gpt_core.errors import UserError
-from jobs.metric_queue import Point, RefusedError, first_line
+from jobs.metric_queue import Point, RefusedError, reason_of
 from jobs.run_records import MAX_METRICS_A_BATCH, MAX_PARAMS_A_BATCH, DatasetRecord, batches
 
 HOPELESS = frozenset(  # answers that another try would not change
@@ -109,7 +109,7 @@ class Store:
                 self.client.log_batch(run_id, metrics=batch)
         except MlflowException as error:
             if error.error_code in HOPELESS:
-                raise RefusedError(first_line(error)) from error
+                raise RefusedError(reason_of(error)) from error
             raise
 
     def log_datasets(self, run_id: str, records: Sequence[DatasetRecord]) -> None:

@@ -18,7 +18,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -27,7 +27,7 @@ from gpt_core.artifact import Artifact
 from gpt_core.errors import SetupError, UserError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
-from jobs.metric_queue import MetricQueue, Point, first_line
+from jobs.metric_queue import MetricQueue, Point, reason_of
 from jobs.run_records import cut_tag, datasets_of, flatten_parameters, metrics_of, small_files_of
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class PipelineRun:
     run_id: str
     experiment_id: str
     open_stages: dict[str, str] = field(default_factory=dict)  # run id -> stage
+    patient: bool = True  # a store that was away is then asked once, until it answers
 
     @property
     def url(self) -> str | None:
@@ -149,7 +150,7 @@ class PipelineRun:
         datasets, with their digests. `inputs` says where the outputs of earlier stages stand.
         """
         run_id = None
-        with _recording(f"the start of {stage}"):
+        with self._recording(f"the start of {stage}"):
             tags = {
                 "mlflow.parentRunId": self.run_id,
                 "gptmill.stage": stage,
@@ -173,7 +174,7 @@ class PipelineRun:
         if run_id is None:
             return
         manifest = artifact.manifest
-        with _recording(f"the end of {manifest.stage}"):
+        with self._recording(f"the end of {manifest.stage}"):
             self.store.log_metrics(run_id, metrics_of(artifact), step=manifest.counts.get("steps", 0))
             self.store.tag(run_id, {"gptmill.output": str(artifact.root)})
             for path in small_files_of(artifact):
@@ -186,7 +187,7 @@ class PipelineRun:
         """The stage's run holds the message (and the log file) and has failed."""
         if run_id is None:
             return
-        with _recording(f"the failure of {self.open_stages.get(run_id, 'a stage')}"):
+        with self._recording(f"the failure of {self.open_stages.get(run_id, 'a stage')}"):
             self.store.tag(run_id, {"gptmill.error": cut_tag(message)})
             if log is not None and log.exists():
                 self.store.log_file(run_id, log)
@@ -194,7 +195,7 @@ class PipelineRun:
 
     def skip_stage(self, stage: str, artifact: Artifact) -> None:
         """The pipeline's run names the output that was there already, and the run that made it where it is known."""
-        with _recording(f"that {stage} was whole already"):
+        with self._recording(f"that {stage} was whole already"):
             digest = artifact.manifest.fingerprint
             maker = self.store.find_run(self.experiment_id, tag="gptmill.fingerprint", value=digest)
             self._name_output(stage, digest, maker)
@@ -203,16 +204,23 @@ class PipelineRun:
         """The pipeline's run holds the report and the headline metrics and has ended; open stages end with it."""
         for run_id in list(self.open_stages):
             self._end_stage(run_id, status)
-        with _recording("the result of the pipeline"):
+        with self._recording("the result of the pipeline"):
             self.store.log_metrics(self.run_id, metrics or {}, step=0)
             if report is not None:
                 self.store.log_file(self.run_id, report)
-        with _recording("the end of the pipeline"):
+        with self._recording("the end of the pipeline"):
             self.store.end_run(self.run_id, status)
+
+    @contextmanager
+    def _recording(self, what: str) -> Iterator[None]:
+        with _recording(what), nullcontext() if self.patient else _impatient():
+            self.patient = False
+            yield
+            self.patient = True
 
     def _end_stage(self, run_id: str, status: Status) -> None:
         stage = self.open_stages.pop(run_id, "a stage")
-        with _recording(f"the status of {stage}"):
+        with self._recording(f"the status of {stage}"):
             self.store.end_run(run_id, status)
 
     def _name_output(self, stage: str, digest: str, run_id: str | None) -> None:
@@ -316,7 +324,7 @@ def _recording(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        logger.warning("MLflow: %s was not recorded: %s", what, first_line(error))
+        logger.warning("MLflow: %s was not recorded: %s", what, reason_of(error))
 
 
 @contextmanager
@@ -327,13 +335,11 @@ def _worded(recipe: Recipe) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        found = re.search(r"\[Errno -?\d+\] ([^\"'()]+)", str(error))  # the system's word for a failed connection
-        reason = found[1].lower() if found else first_line(error)
         given = TRACKING_URI if os.environ.get(TRACKING_URI) else "workspace"
         raise SetupError(
             f"{given if recipe.tracking.uri is None else 'tracking.uri'}: MLflow's store {tracking_uri(recipe)} cannot "
-            f"be used: {reason}; start it, correct tracking.uri, or leave tracking.uri and {TRACKING_URI} out to "
-            "record in the workspace"
+            f"be used: {reason_of(error)}; start it, correct tracking.uri, or leave tracking.uri and {TRACKING_URI} "
+            "out to record in the workspace"
         ) from error
 
 
