@@ -7,6 +7,7 @@ read one task a file; all else is spread over the partitions by id, one pass ove
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pyarrow as pa
 from pyspark import StorageLevel
@@ -38,7 +39,8 @@ def make(job: Job) -> Outcome:
     files = raw_files(recipe)
     index = _index(recipe)
     documents, rejected = job.output / "documents", job.output / "rejected"
-    with spark_session(job) as spark:
+    input_bytes = sum(Path(path).stat().st_size for path, _ in files)
+    with spark_session(job, input_bytes=input_bytes) as spark:
         judged = judge_corpus(spark, recipe, files, index).persist(StorageLevel.DISK_ONLY)
         groups = _count(judged)
         counts = _counts(groups)

@@ -36,8 +36,9 @@ DUPLICATE_BYTES = 128  # of a row of duplicates/, about
 def make(job: Job) -> Outcome:
     """The stage `dedup`."""
     folder, duplicates_folder = job.output / "documents", job.output / "duplicates"
-    with spark_session(job) as spark:
-        documents = spark.read.parquet(*(path.absolute().as_uri() for path in job.inputs["clean"].files("documents")))
+    tables = job.inputs["clean"].files("documents")
+    with spark_session(job, input_bytes=sum(table.stat().st_size for table in tables)) as spark:
+        documents = spark.read.parquet(*(table.absolute().as_uri() for table in tables))
         duplicates = find_duplicates(documents, job.recipe.dedup, partitions=partitions_of(spark))
         duplicates = duplicates.persist(StorageLevel.DISK_ONLY)
         kinds = {row["kind"]: row["count"] for row in duplicates.groupBy("kind").count().collect()}
@@ -81,10 +82,10 @@ def find_duplicates(documents: DataFrame, dedup: Dedup, *, partitions: int) -> D
     verified = measure(candidates, texts, dedup, partitions=partitions).where(F.col("jaccard") >= dedup.min_jaccard)
     verified = verified.persist(StorageLevel.DISK_ONLY)
     roots = connect(verified.select("member", "head"))
-    known = roots.join(verified, ["member", "head"], "left")
-    chained = known.where("jaccard is null").select("member", "head")
-    fuzzy = known.where("jaccard is not null").unionByName(measure(chained, texts, dedup, partitions=partitions))
-    fuzzy = fuzzy.persist(StorageLevel.DISK_ONLY)
+    fuzzy = roots.join(verified, ["member", "head"], "left").persist(StorageLevel.DISK_ONLY)
+    chained = fuzzy.where("jaccard is null").select("member", "head")
+    if not chained.isEmpty():
+        fuzzy = fuzzy.where("jaccard is not null").unionByName(measure(chained, texts, dedup, partitions=partitions))
     twins = sketches.where("key <> twin").select(F.col("key").alias("member"), F.col("twin"))
     through = fuzzy.select(F.col("member").alias("twin"), "head", "jaccard")
     exact = twins.join(through, "twin", "left").select(
@@ -127,12 +128,12 @@ def connect(edges: DataFrame) -> DataFrame:
     Large star and small star by turns (Kiveris et al. 2014, Connected Components in MapReduce and Beyond), to their
     fixed point. `edges` are (member, head) with member > head.
     """
-    edges = edges.checkpoint()
+    edges = edges.localCheckpoint()
     former = _digest(edges)
     for _ in range(MOST_ROUNDS):
         if not former[0]:
             return edges
-        edges = _small_star(_large_star(edges)).checkpoint()
+        edges = _small_star(_large_star(edges)).localCheckpoint()
         now = _digest(edges)
         if now == former:
             return edges
