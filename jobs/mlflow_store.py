@@ -171,7 +171,8 @@ class Store:
             pip_requirements=served_classifier.requirements(),
         )
         version = str(info.registered_model_version)
-        for key, value in tags.items():
+        made = self.client.get_run(run_id).data.tags.get("gptmill.fingerprint")
+        for key, value in {**tags, **({"gptmill.fingerprint": made} if made else {})}.items():
             self.client.set_model_version_tag(name, version, key, value)
         self.client.set_registered_model_alias(name, alias, version)
         self.tag(run_id, {"gptmill.registered_model": f"models:/{name}/{version}"})

@@ -13,6 +13,7 @@ import pytest
 import tokenizers
 import torch
 
+from gpt_core.fingerprint import fingerprint
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.heads import SequenceClassifier
@@ -105,7 +106,11 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registered]
 def test_the_version_stands_at_the_alias_and_knows_its_run_and_output(registered: Registered) -> None:
     version = registered.client.get_model_version_by_alias("tiny-classifier", "candidate")
     assert (str(version.version), version.run_id) == (registered.version, registered.run_id)
-    assert version.tags == {"gptmill.recipe": "tiny", "gptmill.output": str(registered.folder.parent)}
+    assert version.tags == {
+        "gptmill.recipe": "tiny",
+        "gptmill.output": str(registered.folder.parent),
+        "gptmill.fingerprint": fingerprint({"stage": "finetune"}),
+    }
     assert registered.run_id is not None
     run = registered.client.get_run(registered.run_id)
     (model,) = [registered.client.get_logged_model(output.model_id) for output in run.outputs.model_outputs]
