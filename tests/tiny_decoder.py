@@ -10,18 +10,18 @@ VOCAB_SIZE = 200  # of the tokenizer; the decoder's is 256
 
 
 def make_decoder(
-    architecture: str, *, seed: int = 0, context_length: int = 24, n_kv_head: int | None = None
+    architecture: str, *, seed: int = 0, context_length: int = 24, vocab_size: int = VOCAB_SIZE
 ) -> Decoder:
     model = recipe.Model(
         architecture=architecture,
         n_layer=2,
         n_head=4,
-        n_kv_head=n_kv_head or (2 if architecture == "qwen3" else None),
+        n_kv_head=2 if architecture == "qwen3" else None,
         n_embd=32,
         context_length=context_length,
         rope_theta=500.0,
     )
-    decoder = Decoder(DecoderConfig.from_recipe(model, VOCAB_SIZE))
+    decoder = Decoder(DecoderConfig.from_recipe(model, vocab_size))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():

@@ -1,0 +1,236 @@
+"""The evaluate stage: held-out figures of both models, and samples. One process, all its cores or its one GPU.
+
+The language model is scored on every whole window of the validation shards, the classifiers on finetune.test, which
+nothing else scores. Everything runs in fp32, as whoever loads the files will run it.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gpt_core.artifact import Artifact, write_atomically, write_json
+from gpt_core.data.batches import count_windows, validation_windows
+from gpt_core.data.shards import ShardSet
+from gpt_core.errors import UserError
+from gpt_core.fingerprint import Json
+from gpt_core.model.decoder import Decoder
+from gpt_core.model.generate import generate
+from gpt_core.model.heads import LanguageModel, SequenceClassifier
+from gpt_core.model.hf import load_classifier, load_decoder
+from gpt_core.recipe import Evaluate, Finetune
+from gpt_core.tokenizer.tokenizer import Tokenizer
+from gpt_core.training.metrics import ClassificationScore, majority_label, score_classification
+from gpt_core.training.tasks import Examples, encode_split, make_batch, read_labelled
+from jobs.job import Job, Outcome, run_job
+
+BATCH_TOKENS = 8192  # in a forward pass, padding in
+MODEL_FOLDERS = {"pretrained": "model", "scratch": "scratch"}  # how fine-tuning began -> folder of what it made
+
+Report = Callable[[int, int], None]  # units done, units in all
+
+
+@dataclass(frozen=True)
+class LanguageModelScore:
+    """Likelihood of the validation text. The loss is in nats a token, the perplexity its exponential."""
+
+    validation_loss: float
+    validation_bits_per_byte: float
+    validation_perplexity: float
+    tokens_scored: int
+
+
+@dataclass(frozen=True)
+class Test:
+    """The test split and what is to be scored on it: a classifier for each way that fine-tuning began."""
+
+    __test__ = False  # no test of pytest's
+
+    classifiers: dict[str, SequenceClassifier]
+    labels: list[str]
+    examples: Examples
+    majority: int  # the most frequent label of the training split
+
+
+def make(job: Job) -> Outcome:
+    """evaluation.json and samples.json stand in the output."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pretrain = job.inputs["pretrain"]
+    tokenizer = Tokenizer.load(pretrain.file("model/tokenizer.json"))
+    decoder = load_decoder(pretrain.file("model/config.json").parent).to(device).eval()
+    # what the user can have got wrong is told before the long work
+    prompts = encode_prompts(job.recipe.evaluate, tokenizer, context_length=decoder.config.context_length)
+    settings, finetune = job.recipe.finetune, job.inputs.get("finetune")
+    test = open_test(finetune, settings, tokenizer, device=device) if finetune and settings else None
+
+    language = score_language_model(decoder, job.inputs["shards"], partial(job.report, unit="tokens"))
+    evaluation: dict[str, Json] = {"language_model": asdict(language)}
+    figures = {name: value for name, value in asdict(language).items() if name != "tokens_scored"}
+    counts = {"validation_tokens": language.tokens_scored}
+    samples = list(write_samples(decoder, tokenizer, job.recipe.evaluate, prompts))
+    write_atomically(job.output / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False) + "\n")
+    if test is not None:
+        scores = score_test(test, partial(job.report, unit="examples"))
+        evaluation["classification"] = describe_scores(test, scores)
+        figures |= name_figures(scores)
+        counts["test_examples"] = len(test.examples)
+    evaluated = write_json(job.output / "evaluation.json", evaluation)
+    return Outcome([evaluated, job.output / "samples.json"], counts=counts, figures=figures, engines=("torch",))
+
+
+def score_language_model(decoder: Decoder, shards: Artifact, report: Report) -> LanguageModelScore:
+    """The decoder's score on all whole windows of the validation shards.
+
+    Bits per byte are per UTF-8 byte of the validation text, of which the tokens scored have their share; the end of
+    every document costs nats and has no byte. Raises UserError if there is no whole window.
+    """
+    tokens = ShardSet.open(shards.files("validation"))
+    T = decoder.config.context_length  # noqa: N806
+    total = count_windows(tokens, T, side="validation") * T
+    model = LanguageModel(decoder)
+    nats, scored = 0.0, 0
+    for windows in _batch(validation_windows(tokens, T), size=max(1, BATCH_TOKENS // T)):
+        ids = torch.from_numpy(np.stack(windows)).to(decoder.embedding.weight.device)  # (B, T + 1)
+        with torch.inference_mode():
+            nats += float(model(ids[:, :-1], ids[:, 1:]))
+        scored += len(windows) * T
+        report(scored, total)
+    counts = shards.manifest.counts
+    scored_bytes = counts["validation_bytes"] * scored / counts["validation_tokens"]
+    loss = nats / scored
+    return LanguageModelScore(loss, nats / math.log(2) / scored_bytes, math.exp(loss), scored)
+
+
+def encode_prompts(settings: Evaluate, tokenizer: Tokenizer, *, context_length: int) -> list[list[int]]:
+    """The ids of every prompt, behind an end-of-text token: each begins a document.
+
+    Raises UserError for a prompt that leaves no room in the context.
+    """
+    prompts = [[tokenizer.end_of_text_id, *tokenizer.encode(prompt)] for prompt in settings.prompts]
+    for index, ids in enumerate(prompts):
+        if len(ids) >= context_length:
+            raise UserError(
+                f"evaluate.prompts.{index}: its {len(ids)} tokens leave no room in model.context_length="
+                f"{context_length}; shorten it"
+            )
+    return prompts
+
+
+def write_samples(
+    decoder: Decoder, tokenizer: Tokenizer, settings: Evaluate, prompts: Sequence[Sequence[int]]
+) -> Iterator[dict[str, str]]:
+    """Each prompt and the text that continues it; sample i is drawn with the seed plus i."""
+    for index, (prompt, ids) in enumerate(zip(settings.prompts, prompts, strict=True)):
+        tokens = generate(
+            decoder,
+            ids,
+            max_new_tokens=settings.sample_tokens,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            seed=settings.seed + index,
+            stop_id=tokenizer.end_of_text_id,
+            n_candidates=tokenizer.vocab_size,
+        )
+        yield {"prompt": prompt, "text": tokenizer.decode(list(tokens))}
+
+
+def open_test(finetune: Artifact, settings: Finetune, tokenizer: Tokenizer, *, device: torch.device) -> Test:
+    """The classifiers of the fine-tuning and the test split. Raises InputError for a row that cannot be scored."""
+    classifiers: dict[str, SequenceClassifier] = {}
+    names: list[str] = []
+    for start, folder in MODEL_FOLDERS.items():
+        if finetune.has(f"{folder}/config.json"):
+            classifier, names = load_classifier(finetune.root / folder)
+            classifiers[start] = classifier.to(device).eval()
+    read = partial(read_labelled, text_field=settings.text_field, label_field=settings.label_field)
+    context_length = classifiers["pretrained"].decoder.config.context_length
+    examples = encode_split(
+        read(Path(settings.test)), tokenizer, names=names, max_tokens=settings.max_tokens or context_length
+    )
+    majority = majority_label([names.index(row.label) for row in read(Path(settings.train))])
+    return Test(classifiers, names, examples, majority)
+
+
+def score_test(test: Test, report: Report) -> dict[str, ClassificationScore]:
+    """The score of every classifier on the test split, and of always saying the training split's majority label."""
+    total = len(test.classifiers) * len(test.examples)
+    score = partial(score_classification, test.examples.labels, n_labels=len(test.labels))
+
+    def report_from(done: int) -> Report:
+        return lambda more, _: report(done + more, total)
+
+    scores = {"majority": score([test.majority] * len(test.examples))}
+    for index, (start, classifier) in enumerate(test.classifiers.items()):
+        scores[start] = score(predict_labels(classifier, test.examples, report_from(index * len(test.examples))))
+    return scores
+
+
+def predict_labels(classifier: SequenceClassifier, examples: Examples, report: Report) -> npt.NDArray[np.int64]:
+    """The likeliest label number of each example, (n,). Examples of like length go together, to spare padding."""
+    device = classifier.score.weight.device
+    predicted = np.empty(len(examples), dtype=np.int64)
+    order = np.argsort(-examples.lengths, kind="stable")  # the longest first: it says how many go together
+    start = 0
+    while start < len(order):
+        rows = order[start : start + max(1, BATCH_TOKENS // int(examples.lengths[order[start]]))]
+        batch = make_batch(examples, rows.tolist(), pad_id=0)  # attention is causal: any padding will do
+        with torch.inference_mode():
+            logits, _ = classifier(torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.lengths).to(device))
+        predicted[rows] = logits.argmax(dim=-1).cpu().numpy()
+        start += len(rows)
+        report(start, len(order))
+    return predicted
+
+
+def describe_scores(test: Test, scores: dict[str, ClassificationScore]) -> dict[str, Json]:
+    """What evaluation.json says: all of the pre-trained classifier, the confusion of each, the label of majority."""
+    described: dict[str, Json] = {}
+    for start, score in scores.items():
+        figures: dict[str, Json] = {"accuracy": score.accuracy, "macro_f1": score.macro_f1}
+        told: Json = test.labels[test.majority] if start == "majority" else [list(row) for row in score.confusion]
+        described[start] = figures | {"label" if start == "majority" else "confusion": told}
+    pretrained = scores["pretrained"]
+    return {
+        "labels": list(test.labels),
+        "confusion": [list(row) for row in pretrained.confusion],
+        "per_label": {label: asdict(score) for label, score in zip(test.labels, pretrained.labels, strict=True)},
+        **described,
+    }
+
+
+def name_figures(scores: dict[str, ClassificationScore]) -> dict[str, float]:
+    """The figures of the manifest."""
+    figures = {
+        "test_accuracy": scores["pretrained"].accuracy,
+        "test_macro_f1": scores["pretrained"].macro_f1,
+        "majority_accuracy": scores["majority"].accuracy,
+    }
+    if "scratch" in scores:
+        figures["scratch_test_accuracy"] = scores["scratch"].accuracy
+        figures["scratch_test_macro_f1"] = scores["scratch"].macro_f1
+    return figures
+
+
+def _batch(windows: Iterator[npt.NDArray[np.int64]], *, size: int) -> Iterator[list[npt.NDArray[np.int64]]]:
+    """The windows in lists of `size`; the last may be shorter."""
+    batch = []
+    for window in windows:
+        batch.append(window)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+if __name__ == "__main__":
+    run_job("evaluate", make)

@@ -1,0 +1,315 @@
+"""The evaluate job on a tiny tokenizer, random models and shards written here."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import torch.nn.functional as F
+from tiny_decoder import make_decoder
+
+from gpt_core.artifact import Artifact, Manifest, list_files, open_artifact, write_manifest
+from gpt_core.data.shards import ShardMetadata, write_shard
+from gpt_core.errors import InputError, UserError
+from gpt_core.fingerprint import fingerprint
+from gpt_core.model.decoder import Decoder
+from gpt_core.model.heads import SequenceClassifier
+from gpt_core.model.hf import save_classifier, save_language_model
+from gpt_core.recipe_file import parse_recipe
+from gpt_core.tokenizer.tokenizer import (
+    Tokenizer,
+    build_backend,
+    close_vocabulary,
+    copy_tokenizer,
+    write_classifier_tokenizer,
+)
+from gpt_core.training.tasks import encode_example
+from jobs import evaluate
+from jobs.job import Job, run_job
+
+LABELS = ["air", "land", "sea"]
+TRAIN = [("a kite", "air"), ("a hill", "land"), ("a far hill", "land"), ("a whale", "sea")]
+TEST = [
+    ("the whale swims far out by the ship and the whale", "sea"),
+    ("a hill", "land"),
+    ("a kite and a bird", "air"),
+    ("a whale, a ship", "sea"),
+    ("sails", "sea"),
+]
+T = 16
+DOCUMENTS = ["the whale and the ship. ", "a hill and a far hill, ", "the bird and the kite in the air by the sea"] * 8
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Outputs of the stages that evaluate reads."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    inputs: dict[str, Artifact]
+
+    def job(self, output: Path, **evaluate_fields: object) -> Job:
+        output.mkdir(exist_ok=True)
+        tree = {
+            "name": "tiny",
+            "corpus": {"inputs": [{"path": "a.jsonl"}]},
+            "model": {"n_layer": 2, "n_head": 2, "n_embd": 32, "context_length": T},
+            "finetune": {split: str(self.folder / f"{split}.jsonl") for split in ("train", "validation", "test")},
+            "evaluate": {"prompts": ["the whale", "a"], "sample_tokens": 6} | evaluate_fields,
+        }
+        return Job(recipe=parse_recipe(tree, origin="test"), inputs=self.inputs, output=output, rank=0)
+
+    def validation_tokens(self) -> list[int]:
+        return [i for text in DOCUMENTS for i in (*self.tokenizer.encode(text), self.tokenizer.end_of_text_id)]
+
+
+def seal(root: Path, stage: str, counts: Mapping[str, int] | None = None) -> Artifact:
+    files = list_files(root, [path for path in root.iterdir() if not path.name.startswith(".")])
+    write_manifest(
+        root,
+        Manifest(
+            stage=stage,
+            fingerprint=fingerprint({"stage": stage}),
+            identity={"stage": stage},
+            recipe_name="tiny",
+            created_at="2026-01-01T00:00:00+00:00",
+            inputs={},
+            files=files,
+            counts=dict(counts or {}),
+            figures={},
+            schemas={},
+            versions={},
+            command=[],
+            host="here",
+            git_commit=None,
+            wall_seconds=0.0,
+            cpu_seconds=0.0,
+            peak_memory_bytes=0,
+        ),
+    )
+    artifact = open_artifact(root)
+    assert artifact is not None
+    return artifact
+
+
+def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+
+
+def make_shards(root: Path, tokenizer: Tokenizer) -> Artifact:
+    lists = [[*tokenizer.encode(text), tokenizer.end_of_text_id] for text in DOCUMENTS]
+    metadata = ShardMetadata(tokenizer.digest, tokenizer.vocab_size, tokenizer.end_of_text_id, seed=0)
+    offsets = np.cumsum([0, *map(len, lists)])
+    tokens = np.concatenate(lists).astype(metadata.dtype)
+    names = [f"d{i}" for i in range(len(lists))]
+    write_shard(root / "validation" / "shard-00000.arrow", names, tokens, offsets, metadata)
+    text_bytes = sum(len(text.encode()) for text in DOCUMENTS)
+    return seal(root, "shards", {"validation_tokens": len(tokens), "validation_bytes": text_bytes})
+
+
+def random_decoder(tokenizer: Tokenizer, *, seed: int) -> Decoder:
+    return make_decoder("gpt2", seed=seed, context_length=T, vocab_size=tokenizer.vocab_size)
+
+
+def ignore(*_: int) -> None:
+    """Nobody wants to know how far it is."""
+
+
+@pytest.fixture
+def stages(tmp_path: Path) -> Stages:
+    backend = build_backend()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=280, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    backend.train_from_iterator(DOCUMENTS, trainer)
+    tokenizer = close_vocabulary(backend, "<|endoftext|>")
+    saved, pretrain, finetune = tmp_path / "tokenizer", tmp_path / "pretrain", tmp_path / "finetune"
+    tokenizer.save(saved)
+    save_language_model(random_decoder(tokenizer, seed=1), pretrain / "model")
+    copy_tokenizer(saved, pretrain / "model")
+    for seed, name in enumerate(("model", "scratch")):
+        classifier = SequenceClassifier(random_decoder(tokenizer, seed=2 + seed), 3, dropout=0.1, seed=seed)
+        save_classifier(classifier, finetune / name, LABELS)
+        write_classifier_tokenizer(saved, finetune / name)
+    write_rows(tmp_path / "train.jsonl", TRAIN)
+    write_rows(tmp_path / "test.jsonl", TEST)
+    inputs = {
+        "pretrain": seal(pretrain, "pretrain"),
+        "finetune": seal(finetune, "finetune"),
+        "shards": make_shards(tmp_path / "shards", tokenizer),
+    }
+    return Stages(tmp_path, tokenizer, inputs)
+
+
+def evaluation_of(job: Job) -> dict[str, dict]:
+    evaluate.make(job)
+    return json.loads((job.output / "evaluation.json").read_text())
+
+
+def test_a_model_that_knows_nothing_has_the_bits_per_byte_worked_by_hand(stages: Stages, tmp_path: Path) -> None:
+    """Equal odds for 384 rows of the vocabulary: ln 384 nats a token."""
+    decoder = random_decoder(stages.tokenizer, seed=1)
+    torch.nn.init.zeros_(decoder.embedding.weight)
+    score = evaluate.score_language_model(decoder, stages.inputs["shards"], ignore)
+    counts = stages.inputs["shards"].manifest.counts
+    assert score.validation_loss == pytest.approx(math.log(384))
+    assert score.validation_perplexity == pytest.approx(384)
+    assert score.validation_bits_per_byte == pytest.approx(
+        math.log2(384) * counts["validation_tokens"] / counts["validation_bytes"]
+    )
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 3 * T, 10_000])
+def test_every_whole_window_is_scored_once(stages: Stages, monkeypatch: pytest.MonkeyPatch, batch_tokens: int) -> None:
+    monkeypatch.setattr(evaluate, "BATCH_TOKENS", batch_tokens)
+    decoder = random_decoder(stages.tokenizer, seed=1)
+    told: list[tuple[int, int]] = []
+    score = evaluate.score_language_model(decoder, stages.inputs["shards"], lambda *units: told.append(units))
+    ids = torch.tensor(stages.validation_tokens())
+    count = (len(ids) - 1) // T
+    inputs, targets = ids[: count * T].view(count, T), ids[1 : count * T + 1].view(count, T)
+    wanted = F.cross_entropy(decoder.logits(decoder(inputs)).flatten(0, 1), targets.flatten())
+    assert score.tokens_scored == count * T
+    assert score.validation_loss == pytest.approx(wanted.item(), rel=1e-5)
+    assert told[-1] == (count * T, count * T)
+
+
+def test_the_job_ends_with_a_manifest_that_has_all_figures(stages: Stages, tmp_path: Path) -> None:
+    job = stages.job(tmp_path / "out")
+    (job.output / "recipe.json").write_text(job.recipe.model_dump_json())
+    (job.output / "identity.json").write_text('{"x": 1}')
+    arguments = ["--recipe", str(job.output / "recipe.json"), "--output", str(job.output), "--inputs"]
+    with pytest.raises(SystemExit, match="0"):
+        run_job("evaluate", evaluate.make, arguments + [f"{n}={a.root}" for n, a in stages.inputs.items()])
+    made = open_artifact(job.output)
+    assert made is not None
+    assert {entry.path for entry in made.manifest.files} == {"evaluation.json", "samples.json"}
+    assert set(made.manifest.figures) == {
+        "validation_loss",
+        "validation_bits_per_byte",
+        "validation_perplexity",
+        "test_accuracy",
+        "test_macro_f1",
+        "scratch_test_accuracy",
+        "scratch_test_macro_f1",
+        "majority_accuracy",
+    }
+    assert made.manifest.counts["test_examples"] == 5
+    assert made.manifest.counts["validation_tokens"] > 0
+
+
+def test_a_test_text_is_classified_as_if_it_stood_alone(stages: Stages, tmp_path: Path) -> None:
+    job = stages.job(tmp_path / "out")
+    assert job.recipe.finetune is not None
+    test = evaluate.open_test(
+        stages.inputs["finetune"], job.recipe.finetune, stages.tokenizer, device=torch.device("cpu")
+    )
+    told: list[tuple[int, int]] = []
+    scores = evaluate.score_test(test, lambda *units: told.append(units))
+    assert told[-1] == (10, 10)
+    for start, classifier in test.classifiers.items():
+        confusion = np.zeros((3, 3), dtype=int)
+        for text, label in TEST:
+            ids = encode_example(stages.tokenizer, text, T)
+            logits, _ = classifier(torch.tensor([ids]), torch.tensor([len(ids)]))
+            confusion[LABELS.index(label), int(logits.argmax())] += 1
+        assert [list(row) for row in scores[start].confusion] == confusion.tolist()
+        assert scores[start].accuracy == np.trace(confusion) / 5
+    assert scores["pretrained"].confusion != scores["scratch"].confusion
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 20, 10_000])
+def test_predictions_keep_the_order_of_the_examples_whatever_goes_together(
+    stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_tokens: int
+) -> None:
+    monkeypatch.setattr(evaluate, "BATCH_TOKENS", batch_tokens)
+    settings = stages.job(tmp_path / "out").recipe.finetune
+    assert settings is not None
+    test = evaluate.open_test(stages.inputs["finetune"], settings, stages.tokenizer, device=torch.device("cpu"))
+    classifier = test.classifiers["pretrained"]
+    predicted = evaluate.predict_labels(classifier, test.examples, ignore)
+    alone = [classifier(torch.tensor([ids]), torch.tensor([len(ids)]))[0].argmax().item() for ids in test.examples.ids]
+    assert len(set(alone)) > 1
+    assert predicted.tolist() == alone
+
+
+def test_the_majority_is_learned_on_the_training_split(stages: Stages, tmp_path: Path) -> None:
+    """Most of the training rows are land; most of the test rows are not."""
+    told = evaluation_of(stages.job(tmp_path / "out"))["classification"]
+    assert told["majority"]["label"] == "land"
+    assert told["majority"]["accuracy"] == 1 / 5
+    assert told["majority"]["macro_f1"] == pytest.approx((2 * 1 / (1 + 5)) / 3)
+
+
+def test_evaluation_says_how_each_label_fared(stages: Stages, tmp_path: Path) -> None:
+    told = evaluation_of(stages.job(tmp_path / "out"))["classification"]
+    assert told["labels"] == LABELS
+    assert [sum(row) for row in told["confusion"]] == [1, 1, 3]
+    assert {label: entry["support"] for label, entry in told["per_label"].items()} == {"air": 1, "land": 1, "sea": 3}
+    assert told["pretrained"]["confusion"] == told["confusion"] != told["scratch"]["confusion"]
+
+
+def test_without_a_fine_tuning_only_the_language_model_is_evaluated(stages: Stages, tmp_path: Path) -> None:
+    job = stages.job(tmp_path / "out")
+    del job.inputs["finetune"]  # type: ignore[attr-defined]
+    assert evaluation_of(job).keys() == {"language_model"}
+
+
+def test_without_a_baseline_there_is_none_in_the_figures(stages: Stages, tmp_path: Path) -> None:
+    finetune = tmp_path / "plain"
+    (stages.folder / "finetune" / "model").rename(finetune)
+    root = tmp_path / "new"
+    root.mkdir()
+    finetune.rename(root / "model")
+    stages.inputs["finetune"] = seal(root, "finetune")
+    outcome = evaluate.make(stages.job(tmp_path / "out"))
+    assert "test_accuracy" in outcome.figures
+    assert not any(name.startswith("scratch") for name in outcome.figures)
+
+
+def test_samples_continue_each_prompt_the_same_way_every_time(stages: Stages, tmp_path: Path) -> None:
+    def samples(output: str, **fields: object) -> list[dict[str, str]]:
+        evaluate.make(stages.job(tmp_path / output, **fields))
+        return json.loads((tmp_path / output / "samples.json").read_text())
+
+    first = samples("one")
+    assert [sample["prompt"] for sample in first] == ["the whale", "a"]
+    assert all(sample["text"] for sample in first)
+    assert samples("two") == first != samples("three", seed=1)
+
+
+def test_a_prompt_begins_a_document(stages: Stages, tmp_path: Path) -> None:
+    settings = stages.job(tmp_path / "out", prompts=["the"]).recipe.evaluate
+    prompts = evaluate.encode_prompts(settings, stages.tokenizer, context_length=T)
+    assert prompts == [[stages.tokenizer.end_of_text_id, *stages.tokenizer.encode("the")]]
+
+
+def test_a_sample_ends_with_its_document(stages: Stages, tmp_path: Path) -> None:
+    settings = stages.job(tmp_path / "out", prompts=["the"]).recipe.evaluate
+    decoder = random_decoder(stages.tokenizer, seed=1)
+    with torch.no_grad():  # now the end is the likeliest by far
+        decoder.embedding.weight[stages.tokenizer.end_of_text_id] = 100 * decoder(torch.tensor([[5, 6]]))[0, -1]
+    assert list(evaluate.write_samples(decoder, stages.tokenizer, settings, [[5, 6]])) == [
+        {"prompt": "the", "text": ""}
+    ]
+
+
+def test_a_prompt_longer_than_the_context_is_named(stages: Stages, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"evaluate\.prompts\.1: its \d+ tokens leave no room in model.context_length=16"
+    ):
+        evaluate.make(stages.job(tmp_path / "out", prompts=["a", "zebra " * 16]))
+
+
+def test_a_test_label_that_training_never_saw_is_named_before_anything_runs(stages: Stages, tmp_path: Path) -> None:
+    path = stages.folder / "test.jsonl"
+    write_rows(path, [*TEST[:2], ("a star", "space")])
+    with pytest.raises(InputError, match=rf"{re.escape(str(path))}:3: the label 'space'"):
+        evaluate.make(stages.job(tmp_path / "out"))
+    assert list((tmp_path / "out").iterdir()) == []
