@@ -105,7 +105,7 @@ def _load(raw: bytes) -> dict[str, object]:
     if len(raw) >= MAX_LINE_BYTES:
         raise _RecordError(f"the line has {MAX_LINE_BYTES} bytes or more")
     try:
-        line = raw.decode("utf-8").removeprefix("\ufeff")
+        line = raw.decode("utf-8").removeprefix("\ufeff").rstrip()
     except UnicodeDecodeError as error:
         raise _RecordError(f"byte {error.start} is not UTF-8") from None
     try:

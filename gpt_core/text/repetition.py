@@ -69,7 +69,7 @@ def _judge_top_ngrams(tokens: Tokens, size: int, limits: Iterable[float]) -> Rej
         spelt = _ngram_characters(tokens, n) + (n - 1)
         if occurrences * int(spelt.max()) <= limit * size:  # even the longest n-gram would do no harm
             continue
-        value = int(spelt[_first_most_frequent(grams)]) * occurrences / size
+        value = min(1.0, int(spelt[_first_most_frequent(grams)]) * occurrences / size)  # `a a a` overlaps itself
         if value > limit:
             return _reject(f"top_{n}gram_characters", value, limit)
     return None
