@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ from gpt_core.tokenizer.documents import Block, plan_blocks, require_documents
 from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
 from jobs.job import Job, Outcome, run_job
 
+CONNECT_SECONDS = 10.0
 BLOCK_BYTES = 64_000_000  # of text that a task holds at once
 LONGEST_TEMPORARY = 40  # characters: Ray adds some 60, and a Unix socket's path has at most 107
 
@@ -142,6 +144,7 @@ def _ray(cluster: RayCluster) -> Iterator[None]:
         if cluster.address is None:
             start = _local_arguments(cluster, Path(stack.enter_context(_temporary_folder())))
         else:
+            _require_listener(cluster.address)
             start = {"address": cluster.address}
         import ray
         import ray.exceptions
@@ -172,6 +175,22 @@ def _local_arguments(cluster: RayCluster, temporary: Path) -> dict[str, Any]:
         "_node_ip_address": "127.0.0.1",
         "_temp_dir": str(temporary),
     }
+
+
+def _require_listener(address: str) -> None:
+    """Somebody listens at `address`, HOST:PORT or ray://HOST:PORT; `auto` is Ray's to find. Raises SetupError.
+
+    Asked first, because Ray itself tries a silent address for more than ten minutes.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise SetupError(f"cluster.ray.address={address}: is neither HOST:PORT, ray://HOST:PORT nor auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise SetupError(f"cluster.ray.address={address}: nobody listens there ({error}); start Ray first") from None
 
 
 def _temporary_folder() -> contextlib.AbstractContextManager[str]:
