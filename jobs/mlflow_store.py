@@ -19,6 +19,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 import gpt_core
 from gpt_core.errors import UserError
+from jobs.environment import environment
 from jobs.metric_queue import Point, RefusedError, reason_of
 from jobs.run_records import MAX_METRICS_A_BATCH, MAX_PARAMS_A_BATCH, DatasetRecord, batches
 
@@ -154,22 +155,23 @@ class Store:
         from jobs import served_classifier  # brings torch
 
         assert gpt_core.__file__ is not None
-        mlflow.set_tracking_uri(self.uri)  # Model.log takes neither a client
-        mlflow.set_experiment(experiment_id=self.experiment_of(run_id))  # nor the run's experiment
-        info = Model.log(
-            artifact_path=None,
-            name="classifier",
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            registered_model_name=name,
-            python_model=served_classifier.__file__,
-            artifacts={served_classifier.ARTIFACT: str(folder)},
-            code_paths=[str(Path(gpt_core.__file__).parent)],
-            model_config={"max_tokens": max_tokens},
-            signature=served_classifier.signature(),
-            input_example=pd.DataFrame({"text": list(example_texts)}),
-            pip_requirements=served_classifier.requirements(),
-        )
+        # Model.log takes neither a client nor the run's experiment: without these the model lies in experiment 0.
+        ambient = {"MLFLOW_TRACKING_URI": self.uri, "MLFLOW_EXPERIMENT_ID": self.experiment_of(run_id) or ""}
+        with environment(ambient):
+            info = Model.log(
+                artifact_path=None,
+                name="classifier",
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                registered_model_name=name,
+                python_model=served_classifier.__file__,
+                artifacts={served_classifier.ARTIFACT: str(folder)},
+                code_paths=[str(Path(gpt_core.__file__).parent)],
+                model_config={"max_tokens": max_tokens},
+                signature=served_classifier.signature(),
+                input_example=pd.DataFrame({"text": list(example_texts)}),
+                pip_requirements=served_classifier.requirements(),
+            )
         version = str(info.registered_model_version)
         made = self.client.get_run(run_id).data.tags.get("gptmill.fingerprint")
         for key, value in {**tags, **({"gptmill.fingerprint": made} if made else {})}.items():

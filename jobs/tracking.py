@@ -27,6 +27,7 @@ from gpt_core.artifact import Artifact
 from gpt_core.errors import SetupError, UserError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
+from jobs.environment import environment
 from jobs.metric_queue import MetricQueue, Point, reason_of
 from jobs.run_records import cut_tag, datasets_of, flatten_parameters, metrics_of, small_files_of
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 RUN_ID = "GPTMILL_MLFLOW_RUN_ID"  # set for a job: the run of its stage
 TRACKING_URI, PARENT_RUN_ID = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"  # MLflow's own; `mlflow run` sets both
+IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # seconds
 SERVERS = ("http://", "https://")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -73,7 +75,7 @@ def check_tracking(recipe: Recipe) -> None:
         raise UserError(
             f"tracking.alias: {alias!r} is no alias for MLflow; use letters, digits, - and _, not v9 or latest"
         )
-    with _impatient(), _worded(recipe):
+    with environment(IMPATIENCE), _worded(recipe):
         _experiment_id(recipe, _open_store(recipe))
 
 
@@ -213,7 +215,7 @@ class PipelineRun:
 
     @contextmanager
     def _recording(self, what: str) -> Iterator[None]:
-        with _recording(what), nullcontext() if self.patient else _impatient():
+        with _recording(what), nullcontext() if self.patient else environment(IMPATIENCE):
             self.patient = False
             yield
             self.patient = True
@@ -341,16 +343,3 @@ def _worded(recipe: Recipe) -> Iterator[None]:
             f"be used: {reason_of(error)}; start it, correct tracking.uri, or leave tracking.uri and {TRACKING_URI} "
             "out to record in the workspace"
         ) from error
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """MLflow asks a server once, and waits 10 s for its answer. Its environment variables are its only interface."""
-    hurried = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    before = {name: os.environ.get(name) for name in hurried}
-    os.environ.update(hurried)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -54,7 +54,7 @@ def test_main_and_every_stage_are_entry_points_that_take_a_recipe() -> None:
 def test_mlflow_run_hands_its_parameters_to_the_recipe(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/mlflow.db"
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")},
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "MLFLOW_TRACKING_URI": store,
     }
