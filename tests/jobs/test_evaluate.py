@@ -282,6 +282,8 @@ def test_samples_continue_each_prompt_the_same_way_every_time(stages: Stages, tm
     assert [sample["prompt"] for sample in first] == ["the whale", "a"]
     assert all(sample["text"] for sample in first)
     assert samples("two") == first != samples("three", seed=1)
+    twice = samples("four", prompts=["a", "a"])
+    assert twice[0] != twice[1]
 
 
 def test_a_prompt_begins_a_document(stages: Stages, tmp_path: Path) -> None:

@@ -48,6 +48,15 @@ def test_only_the_top_k_are_drawn_and_the_best_most_often() -> None:
     )
 
 
+def test_a_low_temperature_draws_the_best_and_a_high_one_all_alike(decoder: Decoder) -> None:
+    greedy = list(generate(decoder, [5], max_new_tokens=10, temperature=0.0))
+    assert list(generate(decoder, [5], max_new_tokens=10, temperature=1e-3, seed=1)) == greedy
+    drawn = Counter(
+        next(generate(decoder, [5], max_new_tokens=1, temperature=1e3, top_k=2, seed=s)) for s in range(100)
+    )
+    assert 30 < min(drawn.values()) < 50
+
+
 def test_barred_rows_of_the_vocabulary_are_never_drawn() -> None:
     decoder = make_decoder("gpt2")
     with torch.no_grad():

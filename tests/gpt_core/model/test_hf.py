@@ -98,14 +98,15 @@ def test_our_gradients_equal_those_of_transformers(architecture: str, tmp_path: 
         torch.testing.assert_close(ours[entry.ours], entry.join(theirs), rtol=1e-3, atol=2e-4)
 
 
-def test_greedy_text_equals_that_of_transformers(decoder: Decoder, tmp_path: Path) -> None:
-    save_language_model(decoder, tmp_path, end_of_text_id=VOCAB_SIZE - 1)
-    peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+def test_greedy_text_equals_that_of_transformers_and_ends_with_it(decoder: Decoder, tmp_path: Path) -> None:
     prompt = [5, 17, 99, 3]
+    stop = list(generate(decoder, prompt, max_new_tokens=8, temperature=0.0))[-1]
+    save_language_model(decoder, tmp_path, end_of_text_id=stop)
+    peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     written = peer.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False)[0].tolist()
-    tokens = list(generate(decoder, prompt, max_new_tokens=20, temperature=0.0, stop_id=VOCAB_SIZE - 1))
-    assert len(tokens) > 5
-    assert written[4 : 4 + len(tokens)] == tokens
+    tokens = list(generate(decoder, prompt, max_new_tokens=20, temperature=0.0, stop_id=stop))
+    assert 0 < len(tokens) < 8
+    assert written == [*prompt, *tokens, stop]
 
 
 def test_a_saved_decoder_loads_as_it_was(decoder: Decoder, tmp_path: Path) -> None:
