@@ -1,0 +1,108 @@
+"""The tokenizer job: from a dedup output to the two files of a tokenizer."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpt_core.artifact import Artifact, Manifest, list_files, open_artifact, utc_now, write_manifest
+from gpt_core.fingerprint import fingerprint
+from gpt_core.tokenizer.tokenizer import Tokenizer
+
+RECIPE = {
+    "name": "test",
+    "corpus": {"inputs": [{"path": "corpus.jsonl"}]},
+    "tokenizer": {"vocab_size": 300, "sample_bytes": 2000},
+}
+TEXTS = [f"document number {i} tells of the {word}" for i in range(40) for word in ("sea", "land", "caf\u00e9")]
+
+
+def write_dedup(root: Path, texts: Sequence[str], *, listed: int | None = None) -> Path:
+    """An output of the stage dedup in two files, whose manifest counts `listed` documents."""
+    (root / "documents").mkdir(parents=True)
+    for part in range(2):
+        chosen = list(texts)[part::2]
+        table = pa.table({"id": [f"{part}-{i}" for i in range(len(chosen))], "text": pa.array(chosen, pa.string())})
+        table = table.append_column("source", pa.array(["test"] * len(chosen), pa.string()))
+        pq.write_table(table, root / "documents" / f"part-{part}.parquet")
+    manifest = Manifest(
+        stage="dedup",
+        fingerprint=fingerprint({}),
+        identity={},
+        recipe_name="test",
+        created_at=utc_now(),
+        inputs={},
+        files=list_files(root, [root / "documents"]),
+        counts={
+            "documents_kept": len(texts) if listed is None else listed,
+            "text_bytes_kept": sum(len(text.encode()) for text in texts),
+        },
+        figures={},
+        schemas={},
+        versions={},
+        command=[],
+        host="here",
+        git_commit=None,
+        wall_seconds=0,
+        cpu_seconds=0,
+        peak_memory_bytes=0,
+    )
+    write_manifest(root, manifest)
+    return root
+
+
+def run_job(output: Path, dedup: Path) -> subprocess.CompletedProcess[str]:
+    output.mkdir()
+    (output / "recipe.json").write_text(json.dumps(RECIPE))
+    (output / "identity.json").write_text("{}")
+    arguments = ["--recipe", output / "recipe.json", "--output", output, "--inputs", f"dedup={dedup}"]
+    command = [sys.executable, "-m", "jobs.train_tokenizer", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+
+
+def whole(output: Path) -> Artifact:
+    artifact = open_artifact(output)
+    assert artifact is not None
+    return artifact
+
+
+def test_the_job_leaves_a_tokenizer_and_counts_its_sample(tmp_path: Path) -> None:
+    dedup = write_dedup(tmp_path / "dedup", TEXTS)
+    done = run_job(tmp_path / "out", dedup)
+    assert done.returncode == 0, done.stderr
+    artifact = whole(tmp_path / "out")
+    assert [entry.path for entry in artifact.manifest.files] == ["tokenizer.json", "tokenizer_config.json"]
+    tokenizer = Tokenizer.load(artifact.file("tokenizer.json"))
+    counts = artifact.manifest.counts
+    assert counts["vocab_size"] == tokenizer.vocab_size == 300
+    assert 2000 <= counts["sample_bytes"] < 2050
+    assert counts["sample_documents"] < len(TEXTS)
+    assert 1 < artifact.manifest.figures["bytes_per_token"] < 10
+    assert json.loads((tmp_path / "out" / "progress.json").read_text())["done"] == counts["sample_documents"]
+    again = run_job(tmp_path / "again", dedup)
+    assert again.returncode == 0
+    assert whole(tmp_path / "again").manifest.files == artifact.manifest.files
+
+
+def test_an_empty_corpus_exits_2_and_says_what_to_loosen(tmp_path: Path) -> None:
+    done = run_job(tmp_path / "out", write_dedup(tmp_path / "dedup", []))
+    assert done.returncode == 2
+    assert "error: clean: no document is left to train on; loosen clean.languages" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_documents_that_do_not_balance_exit_1_without_a_traceback(tmp_path: Path) -> None:
+    done = run_job(tmp_path / "out", write_dedup(tmp_path / "dedup", TEXTS, listed=7))
+    assert done.returncode == 1
+    assert "error: the documents of dedup are 120, its manifest says 7; run the stage dedup again" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_absent_input_exits_1_and_is_named(tmp_path: Path) -> None:
+    done = run_job(tmp_path / "out", tmp_path / "nowhere")
+    assert done.returncode == 1
+    assert "nowhere: no manifest.json there; run the stage dedup first" in done.stderr
