@@ -53,6 +53,7 @@ class Splits:
     names: list[str]
     settings: Finetune
     pad_id: int
+    end_of_text_id: int
     rank: int
     world_size: int
     micro_batch: int
@@ -97,15 +98,13 @@ def make(job: Job) -> Outcome:
     curves = {start: Curves() for start in starts}
     with closing(metric_logger(job.recipe)) as sink:
         for index, start in enumerate(starts):
-            model = _make_classifier(pretrained, splits, from_scratch=start == "scratch")
             report = partial(_report, job, sink, start=start, runs_done=index, runs=len(starts), splits=splits)
-            best = _tune(job, model, splits, curves[start], report)
+            model = _make_classifier(pretrained, splits, from_scratch=start == "scratch")
+            weights = _tune(job, model, splits, curves[start], report)
             if rank == 0:
-                model.load_state_dict({name.removeprefix("classifier."): value for name, value in best.items()})
-                folder = job.output / MODEL_FOLDERS[start]
-                folder.mkdir()
-                save_classifier(model, folder, splits.names)
-                write_classifier_tokenizer(pretrained, folder, model_max_length=_max_tokens(settings, model.decoder))
+                model = _make_classifier(pretrained, splits)  # a new one: ZeRO 3 leaves the other without weights
+                model.load_state_dict({name.removeprefix("classifier."): value for name, value in weights.items()})
+                _export(model, job.output / MODEL_FOLDERS[start], splits, tokenizer_folder=pretrained)
     leave_ranks()
     return _finish(job, splits, curves, model) if rank == 0 else Outcome([])
 
@@ -114,7 +113,7 @@ def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, w
     read = partial(read_labelled, text_field=settings.text_field, label_field=settings.label_field)
     train_rows, validation_rows = read(Path(settings.train)), read(Path(settings.validation))
     names = label_names(train_rows)
-    tokenizer = Tokenizer.load(pretrained / "tokenizer.json")
+    tokenizer = Tokenizer.load(pretrained)
     decoder = load_decoder(pretrained)
     encode = partial(encode_split, tokenizer=tokenizer, names=names, max_tokens=_max_tokens(settings, decoder))
     pad_id = decoder.config.pad_id
@@ -127,6 +126,7 @@ def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, w
         names=names,
         settings=settings,
         pad_id=tokenizer.end_of_text_id if pad_id is None else pad_id,
+        end_of_text_id=tokenizer.end_of_text_id,
         rank=rank,
         world_size=world_size,
         micro_batch=micro_batch_size(
@@ -141,7 +141,7 @@ def _max_tokens(settings: Finetune, decoder: Decoder) -> int:
     return settings.max_tokens or decoder.config.context_length
 
 
-def _make_classifier(pretrained: Path, splits: Splits, *, from_scratch: bool) -> SequenceClassifier:
+def _make_classifier(pretrained: Path, splits: Splits, *, from_scratch: bool = False) -> SequenceClassifier:
     settings = splits.settings
     decoder = load_decoder(pretrained)
     if from_scratch:
@@ -206,6 +206,13 @@ def _report(
     a_run = splits.settings.epochs * len(splits.train)
     done = min(figures.step * splits.settings.batch_sequences, a_run)
     job.report(runs_done * a_run + done, runs * a_run, "examples", loss=values["train_loss"])
+
+
+def _export(model: SequenceClassifier, folder: Path, splits: Splits, *, tokenizer_folder: Path) -> None:
+    """The classifier in Hugging Face layout, with a tokenizer that adds its start and extract tokens."""
+    folder.mkdir()
+    save_classifier(model, folder, splits.names, end_of_text_id=splits.end_of_text_id)
+    write_classifier_tokenizer(tokenizer_folder, folder, model_max_length=_max_tokens(splits.settings, model.decoder))
 
 
 def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: SequenceClassifier) -> Outcome:

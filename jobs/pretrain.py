@@ -75,11 +75,10 @@ def make(job: Job) -> Outcome:
     """The model is trained and exported; checkpoints are gone."""
     recipe, settings = job.recipe, job.recipe.pretrain
     rank, world_size = join_ranks(recipe.cluster.train)
-    tokenizer_file = job.inputs["tokenizer"].file("tokenizer.json")
-    config = DecoderConfig.from_recipe(recipe.model, Tokenizer.load(tokenizer_file).vocab_size)
-    decoder = Decoder(config)
+    tokenizer = Tokenizer.load(job.inputs["tokenizer"].file("tokenizer.json").parent)
+    decoder = Decoder(DecoderConfig.from_recipe(recipe.model, tokenizer.vocab_size))
     decoder.init_weights(settings.seed)
-    batches = _open_batches(job, rank=rank, world_size=world_size)
+    batches = _open_batches(job, tokenizer, rank=rank, world_size=world_size)
     engine = ZeroEngine(
         LanguageObjective(decoder, settings.precision),
         settings,
@@ -99,16 +98,23 @@ def make(job: Job) -> Outcome:
     curves = _train(job, engine, batches, checkpoints)
     weights = engine.weights()
     leave_ranks()
-    return _export(job, decoder, weights, curves) if rank == 0 else Outcome([])
+    if rank:
+        return Outcome([])
+    trained = Decoder(decoder.config)  # a new one: ZeRO 3 has left the old one without weights
+    trained.load_state_dict({name.removeprefix("model.decoder."): value for name, value in weights.items()})
+    checkpoints.clear()
+    return _export(job, trained, tokenizer, curves)
 
 
-def _open_batches(job: Job, *, rank: int, world_size: int) -> Batches:
+def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int) -> Batches:
     recipe, shards = job.recipe, job.inputs["shards"]
     T = recipe.model.context_length  # noqa: N806
-    validation = ShardSet.open(shards.files("validation"))
+    train_set, validation_set = (
+        ShardSet.open(shards.files(side), tokenizer_digest=tokenizer.digest) for side in ("train", "validation")
+    )
     return Batches(
-        windows=TrainingWindows(ShardSet.open(shards.files("train")), T, recipe.pretrain.seed),
-        validation=list(validation_windows(validation, T, recipe.pretrain.validation_tokens)),
+        windows=TrainingWindows(train_set, T, recipe.pretrain.seed),
+        validation=list(validation_windows(validation_set, T, recipe.pretrain.validation_tokens)),
         recipe=recipe,
         rank=rank,
         world_size=world_size,
@@ -181,16 +187,14 @@ def _validate(engine: Engine, batches: Batches) -> dict[str, float]:
     return {"validation_loss": nats / tokens}
 
 
-def _export(job: Job, decoder: Decoder, weights: dict[str, torch.Tensor], curves: Curves) -> Outcome:
+def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves) -> Outcome:
     """The trained decoder in Hugging Face layout, with its tokenizer and its curves."""
-    prefix = "model.decoder."
-    decoder.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items()})
     model = job.output / "model"
     model.mkdir()
-    save_language_model(decoder, model)
-    copy_tokenizer(job.inputs["tokenizer"].root, model, model_max_length=job.recipe.model.context_length)
+    save_language_model(decoder, model, end_of_text_id=tokenizer.end_of_text_id)
+    source = job.inputs["tokenizer"].root
+    copy_tokenizer(source, model, model_max_length=decoder.config.context_length)
     write_json(job.output / "curves.json", curves.thinned())
-    Checkpoints(job.output / "checkpoints", conditions={}, keep=0).clear()
     steps = int(curves.series["train_loss"][-1][0])
     counts = job.inputs["shards"].manifest.counts
     loss = curves.last("validation_loss")

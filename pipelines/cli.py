@@ -134,7 +134,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same text.")] = Evaluate().seed,
 ) -> None:
     """Write text from a pre-trained model, as it comes."""
-    from jobs.generate_text import stream_text
+    from gpt_core.model.stream import stream_text
 
     print(prompt, end="", flush=True)
     for piece in stream_text(model, prompt, max_new_tokens=tokens, temperature=temperature, top_k=top_k, seed=seed):

@@ -1,0 +1,116 @@
+"""Pre-training under torchrun with real DeepSpeed: the same weights however the batch is cut, killed or not."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gpt_core.artifact import Artifact
+from tiny_training import finish, finish_telling, make_recipe, make_shards, make_tokenizer, start_training
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Artifact]:
+    root = tmp_path_factory.mktemp("inputs")
+    tokenizer = make_tokenizer(root / "tokenizer")
+    return {"shards": make_shards(root / "shards", tokenizer.root), "tokenizer": tokenizer}
+
+
+@pytest.fixture(scope="module")
+def two_ranks(inputs: Mapping[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The run that the others are held to: two ranks, ZeRO 2, one micro-batch a step."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    return finish(start_training("pretrain", folder / "out", make_recipe(folder), inputs), folder / "out")
+
+
+def curve(artifact: Artifact, name: str) -> list[float]:
+    return [value for _, value in json.loads(artifact.file("curves.json").read_text())[name]]
+
+
+def weights_digest(artifact: Artifact) -> str:
+    (entry,) = [entry for entry in artifact.manifest.files if entry.path == "model/model.safetensors"]
+    return entry.sha256
+
+
+def test_the_loss_falls_and_the_manifest_says_how_far(two_ranks: Artifact) -> None:
+    manifest = two_ranks.manifest
+    assert manifest.counts["steps"] == 24
+    assert manifest.counts["tokens"] == 24 * 8 * 32
+    assert curve(two_ranks, "train_loss")[0] > 5.5  # ln 384 = 5.95
+    assert manifest.figures["validation_loss"] < 4.5
+    assert len(curve(two_ranks, "validation_loss")) == 2
+    assert not (two_ranks.root / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("processes", "train"),
+    [
+        (1, {"processes": 1, "zero_stage": 1}),
+        (2, {"zero_stage": 3}),
+        (2, {"zero_stage": 2, "micro_batch_sequences": 1}),
+        (1, {"processes": 1, "zero_stage": 0, "micro_batch_sequences": 2}),
+    ],
+    ids=["one rank", "ZeRO 3", "accumulated", "one rank accumulated without ZeRO"],
+)
+def test_ranks_stages_and_micro_batches_change_nothing(
+    processes: int, train: Mapping[str, int], inputs: Mapping[str, Artifact], two_ranks: Artifact, tmp_path: Path
+) -> None:
+    job = start_training("pretrain", tmp_path / "out", make_recipe(tmp_path, train=train), inputs, processes=processes)
+    other = finish(job, tmp_path / "out")
+    for name in ("train_loss", "gradient_norm", "validation_loss"):
+        assert curve(other, name) == pytest.approx(curve(two_ranks, name), rel=2e-3), name
+    assert curve(other, "train_loss")[:5] == pytest.approx(curve(two_ranks, "train_loss")[:5], rel=1e-5)
+
+
+def test_killed_behind_a_checkpoint_it_ends_with_the_same_bits(
+    inputs: Mapping[str, Artifact], two_ranks: Artifact, tmp_path: Path
+) -> None:
+    recipe = make_recipe(tmp_path)
+    killed = start_training("pretrain", tmp_path / "out", recipe, inputs)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "checkpoints" / "latest").exists():
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for process in [*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)]:
+        process.kill()
+    killed.communicate()
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+    again = start_training("pretrain", tmp_path / "out", recipe, inputs)
+    resumed, told = finish_telling(again, tmp_path / "out")
+    assert "resumed behind step" in told
+    assert weights_digest(resumed) == weights_digest(two_ranks)
+    assert curve(resumed, "train_loss") == curve(two_ranks, "train_loss")
+
+
+def test_qwen3_in_bf16_trains(inputs: Mapping[str, Artifact], tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, model={"architecture": "qwen3", "n_kv_head": 1}, pretrain={"precision": "bf16"})
+    artifact = finish(start_training("pretrain", tmp_path / "out", recipe, inputs), tmp_path / "out")
+    assert artifact.manifest.figures["validation_loss"] < 4.5
+
+
+def test_an_exploding_loss_stops_with_its_step_and_the_way_out(inputs: Mapping[str, Artifact], tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, pretrain={"learning_rate": 1e30, "gradient_clip": 0.0})
+    job = start_training("pretrain", tmp_path / "out", recipe, inputs)
+    job.communicate()
+    assert job.returncode != 0
+    error = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert error["kind"] == "stage"
+    assert "the loss is nan; lower the learning rate" in error["message"]
+
+
+def test_a_context_longer_than_the_validation_text_is_the_users_error(
+    inputs: Mapping[str, Artifact], tmp_path: Path
+) -> None:
+    recipe = make_recipe(tmp_path, model={"context_length": 2048}, pretrain={"tokens": 2048 * 8})
+    job = start_training("pretrain", tmp_path / "out", recipe, inputs)
+    job.communicate()
+    error = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert error["kind"] == "user"
+    assert "model.context_length=2048 exceeds" in error["message"]

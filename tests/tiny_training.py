@@ -1,0 +1,158 @@
+"""Whole outputs of the stages before training, made in a moment: a tokenizer, shards and labels of counted words."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gpt_core.artifact import Artifact, Manifest, list_files, open_artifact, utc_now, write_manifest
+from gpt_core.data.shards import ShardMetadata, write_shard
+from gpt_core.fingerprint import fingerprint
+from gpt_core.recipe import Recipe
+from gpt_core.recipe_file import parse_recipe
+from gpt_core.tokenizer.tokenizer import Tokenizer, build_backend, close_vocabulary
+from jobs.job import IDENTITY, RECIPE
+
+ROOT = Path(__file__).parents[1]
+WORDS = {"sea": ["ship", "sail", "wave", "anchor", "harbour"], "land": ["horse", "field", "barn", "plough", "meadow"]}
+
+
+def write_text(topic: str, seed: int) -> str:
+    chooser = random.Random(seed)
+    return " ".join(chooser.choice([*WORDS[topic], "the", "of", "and"]) for _ in range(20))
+
+
+def make_whole(root: Path, stage: str, counts: Mapping[str, int]) -> Artifact:
+    identity = {"stage": stage}
+    manifest = Manifest(
+        stage=stage,
+        fingerprint=fingerprint(dict(identity)),
+        identity=identity,
+        recipe_name="tiny",
+        created_at=utc_now(),
+        inputs={},
+        files=list_files(root, [root]),
+        counts=dict(counts),
+        figures={},
+        schemas={},
+        versions={},
+        command=[],
+        host="here",
+        git_commit=None,
+        wall_seconds=0,
+        cpu_seconds=0,
+        peak_memory_bytes=0,
+    )
+    write_manifest(root, manifest)
+    artifact = open_artifact(root)
+    assert artifact is not None
+    return artifact
+
+
+def make_tokenizer(root: Path) -> Artifact:
+    backend = build_backend()
+    import tokenizers
+
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator([write_text(topic, seed) for topic in WORDS for seed in range(20)], trainer)
+    root.mkdir(parents=True)
+    close_vocabulary(backend, "<|endoftext|>").save(root)
+    return make_whole(root, "tokenizer", {})
+
+
+def make_shards(root: Path, tokenizer_root: Path) -> Artifact:
+    tokenizer = Tokenizer.load(tokenizer_root)
+    metadata = ShardMetadata(tokenizer.digest, tokenizer.vocab_size, tokenizer.end_of_text_id, seed=0)
+    counts = {}
+    for side, seeds in (("train", range(100, 220)), ("validation", range(220, 232))):
+        texts = [write_text(topic, seed) for topic in WORDS for seed in seeds]
+        ids = [[*tokenizer.encode(text), tokenizer.end_of_text_id] for text in texts]
+        (root / side).mkdir(parents=True)
+        write_shard(
+            root / side / "shard-00000.arrow",
+            doc_ids=[f"{side}-{index}" for index in range(len(texts))],
+            tokens=np.array([token for document in ids for token in document], dtype=metadata.dtype),
+            offsets=np.cumsum([0, *map(len, ids)]),
+            metadata=metadata,
+        )
+        counts |= {f"{side}_tokens": sum(map(len, ids)), f"{side}_bytes": sum(map(len, texts))}
+    return make_whole(root, "shards", counts)
+
+
+def write_labels(path: Path, seeds: range) -> Path:
+    rows = [{"text": write_text(topic, seed), "label": topic} for seed in seeds for topic in WORDS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def make_recipe(folder: Path, **sections: Mapping[str, object]) -> Recipe:
+    tree: dict[str, object] = {
+        "name": "tiny",
+        "workspace": str(folder / "workspace"),
+        "corpus": {"inputs": [{"path": "none.jsonl"}]},
+        "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "context_length": 32, **sections.get("model", {})},
+        "pretrain": {
+            "tokens": 32 * 8 * 24,
+            "batch_sequences": 8,
+            "learning_rate": 0.01,
+            "warmup_tokens": 512,
+            "validate_every_steps": 12,
+            "precision": "fp32",
+            **sections.get("pretrain", {}),
+        },
+        "cluster": {
+            "train": {
+                "processes": 2,
+                "threads_per_process": 1,
+                "checkpoint_every_steps": 6,
+                **sections.get("train", {}),
+            }
+        },
+    }
+    if "finetune" in sections:
+        tree["finetune"] = {
+            "train": str(write_labels(folder / "train.jsonl", range(300, 340))),
+            "validation": str(write_labels(folder / "validation.jsonl", range(340, 350))),
+            "test": str(write_labels(folder / "test.jsonl", range(350, 360))),
+            "precision": "fp32",
+            **sections["finetune"],
+        }
+    return parse_recipe(json.loads(json.dumps(tree)), origin="the test's recipe")
+
+
+def start_training(
+    stage: str, output: Path, recipe: Recipe, inputs: Mapping[str, Artifact], *, processes: int = 2
+) -> "subprocess.Popen[str]":
+    """The job under torchrun, as the runner would start it."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / RECIPE).write_text(recipe.model_dump_json(), encoding="utf-8")
+    (output / IDENTITY).write_text(json.dumps({"stage": stage}), encoding="utf-8")
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    paths = [f"{name}={artifact.root}" for name, artifact in inputs.items()]
+    arguments = ["--recipe", str(output / RECIPE), "--output", str(output), "--inputs", *paths]
+    return subprocess.Popen(
+        [sys.executable, "-m", *torchrun, "-m", f"jobs.{stage}", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(job: "subprocess.Popen[str]", output: Path) -> Artifact:
+    return finish_telling(job, output)[0]
+
+
+def finish_telling(job: "subprocess.Popen[str]", output: Path) -> tuple[Artifact, str]:
+    """The job's whole output, and what it printed."""
+    told, _ = job.communicate()
+    assert job.returncode == 0, told[-4000:]
+    artifact = open_artifact(output)
+    assert artifact is not None, told[-4000:]
+    return artifact, told
