@@ -137,9 +137,13 @@ def _refuse_nothing_kept(counts: dict[str, int]) -> None:
     if not reasons:
         raise UserError("clean found no record in corpus.inputs; give files with one JSON object a line")
     most = max(reasons, key=lambda reason: reasons[reason])
-    advice = "give JSONL files" if most == "malformed" else f"loosen clean.{most} or give other corpus.inputs"
+    advice = {
+        "malformed": "give files with one JSON object a line",
+        "language": "add its language to clean.languages",
+        "contaminated": "raise clean.decontaminate_ngram_words",
+    }.get(most, f"loosen clean.{most.partition('.')[0]}")
     documents = counts["documents_in"]
-    raise UserError(f"clean kept none of {documents} documents; {most} rejected most ({reasons[most]}): {advice}")
+    raise UserError(f"clean kept none of {documents} documents; {most} took most ({reasons[most]}); {advice}")
 
 
 def _stats(groups: list[Row]) -> dict[str, Json]:
