@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stage_output import write_output
 
-from gpt_core.artifact import Artifact, Manifest, list_files, open_artifact, utc_now, write_manifest
+from gpt_core.artifact import Artifact, open_artifact
 from gpt_core.errors import SetupError
-from gpt_core.fingerprint import fingerprint
 from gpt_core.recipe import Tokenizer as Settings
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.tokenizer.train import train_tokenizer
@@ -25,44 +25,19 @@ DOCUMENTS = [(f"id-{i}", f"document {i} <|endoftext|> " + "text " * (i % 50), f"
 TEXT_BYTES = sum(len(text) for _, text, _ in DOCUMENTS)
 
 
-def write_artifact(root: Path, stage: str, counts: dict[str, int]) -> Path:
-    """All files below `root` are an output of `stage`."""
-    manifest = Manifest(
-        stage=stage,
-        fingerprint=fingerprint({}),
-        identity={},
-        recipe_name="test",
-        created_at=utc_now(),
-        inputs={},
-        files=list_files(root, [root]),
-        counts=counts,
-        figures={},
-        schemas={},
-        versions={},
-        command=[],
-        host="here",
-        git_commit=None,
-        wall_seconds=0,
-        cpu_seconds=0,
-        peak_memory_bytes=0,
-    )
-    write_manifest(root, manifest)
-    return root
-
-
 def write_dedup(root: Path, documents: list[tuple[str, str, str]], *, files: int, text_bytes: int = TEXT_BYTES) -> Path:
     (root / "documents").mkdir(parents=True)
     for part in range(files):
         ids, texts, sources = zip(*documents[part::files], strict=True)
         table = pa.table({"id": ids, "text": texts, "source": sources, "language": ["en"] * len(ids)})
         pq.write_table(table, root / "documents" / f"part-{part}.parquet", row_group_size=37)
-    return write_artifact(root, "dedup", {"documents_kept": len(documents), "text_bytes_kept": text_bytes})
+    return write_output(root, "dedup", {"documents_kept": len(documents), "text_bytes_kept": text_bytes})
 
 
 def write_tokenizer(root: Path) -> Path:
     root.mkdir()
     train_tokenizer([[text for _, text, _ in DOCUMENTS]], Settings(vocab_size=300)).save(root)
-    return write_artifact(root, "tokenizer", {})
+    return write_output(root, "tokenizer", {})
 
 
 def run_job(
@@ -164,7 +139,7 @@ def test_an_address_without_host_and_port_is_refused(address: str) -> None:
 def test_an_absent_tokenizer_exits_1_and_is_named(tmp_path: Path) -> None:
     dedup = write_dedup(tmp_path / "dedup", DOCUMENTS, files=1)
     (tmp_path / "tokenizer").mkdir()
-    done = run_job(tmp_path / "out", dedup, write_artifact(tmp_path / "tokenizer", "tokenizer", {}), cwd=ROOT)
+    done = run_job(tmp_path / "out", dedup, write_output(tmp_path / "tokenizer", "tokenizer", {}), cwd=ROOT)
     assert done.returncode == 1
     assert "the manifest lists no tokenizer.json" in done.stderr
     assert "Traceback" not in done.stderr

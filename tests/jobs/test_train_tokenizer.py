@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from stage_output import write_output
 
-from gpt_core.artifact import Artifact, Manifest, list_files, open_artifact, utc_now, write_manifest
-from gpt_core.fingerprint import fingerprint
+from gpt_core.artifact import Artifact, open_artifact
 from gpt_core.tokenizer.tokenizer import Tokenizer
 
 RECIPE = {
@@ -29,30 +29,9 @@ def write_dedup(root: Path, texts: Sequence[str], *, listed: int | None = None) 
         table = pa.table({"id": [f"{part}-{i}" for i in range(len(chosen))], "text": pa.array(chosen, pa.string())})
         table = table.append_column("source", pa.array(["test"] * len(chosen), pa.string()))
         pq.write_table(table, root / "documents" / f"part-{part}.parquet")
-    manifest = Manifest(
-        stage="dedup",
-        fingerprint=fingerprint({}),
-        identity={},
-        recipe_name="test",
-        created_at=utc_now(),
-        inputs={},
-        files=list_files(root, [root / "documents"]),
-        counts={
-            "documents_kept": len(texts) if listed is None else listed,
-            "text_bytes_kept": sum(len(text.encode()) for text in texts),
-        },
-        figures={},
-        schemas={},
-        versions={},
-        command=[],
-        host="here",
-        git_commit=None,
-        wall_seconds=0,
-        cpu_seconds=0,
-        peak_memory_bytes=0,
-    )
-    write_manifest(root, manifest)
-    return root
+    documents = len(texts) if listed is None else listed
+    text_bytes = sum(len(text.encode()) for text in texts)
+    return write_output(root, "dedup", {"documents_kept": documents, "text_bytes_kept": text_bytes})
 
 
 def run_job(output: Path, dedup: Path) -> subprocess.CompletedProcess[str]:
