@@ -1,8 +1,8 @@
 """Gopher's quality statistics: Rae et al. 2021, appendix A1.1; thresholds stand in the recipe.
 
 Words are words: punctuation counts neither as one nor against their alphabetic share. (datatrove 0.10 takes it for
-words without a letter; at the paper's 0.8 that rejects one good encyclopedia summary in seven.) Lines are those
-with anything on them.
+words without a letter; at the paper's 0.8 that drops one good English encyclopedia summary in eleven.) Lines are
+those with anything on them.
 """
 
 import numpy as np

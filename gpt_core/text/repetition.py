@@ -3,7 +3,8 @@
 Lines and paragraphs: each occurrence after the first is a duplicate. The most frequent 2- to 4-gram: its
 characters with the spaces between its tokens, times its occurrences; one that occurs once repeats nothing.
 Repeated 5- to 10-grams: read from left to right, an n-gram read before counts its characters and is stepped over,
-so that no character counts twice. All as datatrove 0.10 reckons; shares are of the text's characters.
+so that no character counts twice. Shares are of the text's characters. So reckons datatrove 0.10, save that it
+counts a top n-gram that occurs once.
 """
 
 import re
