@@ -51,7 +51,7 @@ def read_batches(paths: Sequence[Path], *, columns: Sequence[str]) -> Iterator[p
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive row groups of one Parquet file: what one task reads."""
+    """Consecutive row groups of one Parquet file: what one task reads. The path is absolute."""
 
     path: str
     row_groups: list[int]
@@ -72,12 +72,12 @@ def plan_blocks(paths: Sequence[Path], *, block_bytes: int) -> list[Block]:
             sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
         for group, size in enumerate(sizes):
             if groups and held_bytes + size > block_bytes:
-                blocks.append(Block(str(path), groups))
+                blocks.append(Block(str(path.resolve()), groups))
                 groups, held_bytes = [], 0
             groups.append(group)
             held_bytes += size
         if groups:
-            blocks.append(Block(str(path), groups))
+            blocks.append(Block(str(path.resolve()), groups))
     return blocks
 
 

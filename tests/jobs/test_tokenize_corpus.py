@@ -76,7 +76,7 @@ def test_files_workers_and_working_folder_change_no_byte(tmp_path: Path) -> None
 
     first = run_job(tmp_path / "a", one, tokenizer, cwd=ROOT, cpus=1)
     assert first.returncode == 0, first.stderr
-    second = run_job(tmp_path / "b", many, tokenizer, cwd=tmp_path, cpus=2)
+    second = run_job(tmp_path / "b", many.relative_to(tmp_path), tokenizer, cwd=tmp_path, cpus=2)
     assert second.returncode == 0, second.stderr
 
     artifact = whole(tmp_path / "a")
