@@ -122,7 +122,7 @@ def _attempt(stage: str, make: Callable[[Job], Outcome], arguments: argparse.Nam
         usage = _Usage()
         outcome = make(job)
         cpu_seconds, peak_memory_bytes = usage.stop()
-        identity = _read_identity(job.output)
+        identity = read_identity(job.output)
         write_manifest(
             job.output,
             Manifest(
@@ -154,7 +154,8 @@ def _open_input(name: str, path: str) -> Artifact:
     return artifact
 
 
-def _read_identity(output: Path) -> dict[str, Json]:
+def read_identity(output: Path) -> dict[str, Json]:
+    """What the output's fingerprint is taken of, as the runner prepared it."""
     try:
         identity: dict[str, Json] = json.loads((output / IDENTITY).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -174,7 +175,7 @@ class _only_attempt:  # noqa: N801  used as a function in a with statement
         self.lock: IO[str] | None = None
 
     def __enter__(self) -> None:
-        _read_identity(self.output)
+        read_identity(self.output)
         self.lock = (self.output / ".attempt").open("w")
         deadline = time.monotonic() + self.patience_seconds
         while True:

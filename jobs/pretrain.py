@@ -129,7 +129,7 @@ def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int)
 def _micro_batch(windows: np.ndarray) -> MicroBatch:
     """(B, T + 1) ids as inputs and targets (B, T)."""
     ids = torch.from_numpy(windows)
-    return MicroBatch((ids[:, :-1].contiguous(), ids[:, 1:].contiguous()))
+    return MicroBatch((ids[:, :-1].clone(), ids[:, 1:].clone()))  # not contiguous(): for B = 1 that is no copy
 
 
 def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints) -> Curves:
