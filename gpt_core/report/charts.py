@@ -1,0 +1,237 @@
+"""Charts as inline SVG: pure functions from numbers to markup.
+
+Every chart is 480 units wide, has a title for those who cannot see it, and takes its colors from the page's style
+sheet by class (`c1` to `c4`, `muted`), so that one drawing serves light and dark. The same numbers give the same
+bytes. All text is escaped; characters that XML forbids become U+FFFD.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from gpt_core.report import units
+from gpt_core.report.scale import Scale, linear_scale, log_scale
+
+WIDTH = 480.0
+FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line through (x, y) points. `color` is a class; `dotted` marks every point."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    color: str
+    dotted: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A labelled bar of parts (value, color) in a row, from `start` on; `text` says what it amounts to."""
+
+    label: str
+    parts: Sequence[tuple[float, str]]
+    text: str
+    start: float = 0.0
+
+
+def element(name: str, *children: str, **attributes: str | float) -> Markup:
+    """An XML element. `class_` is written class, other underscores become hyphens; floats have one decimal."""
+    written = ""
+    for key, value in attributes.items():
+        shown = f"{value:.1f}" if isinstance(value, int | float) else _legal(value)
+        written += f' {key.rstrip("_").replace("_", "-")}="{escape(shown)}"'
+    inner = "".join(escape(_legal(child) if not isinstance(child, Markup) else child) for child in children)
+    return Markup(f"<{name}{written}>{inner}</{name}>")  # noqa: S704  every part is escaped above
+
+
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    share: bool = False,
+    from_zero: bool = False,
+    log_y: bool = False,
+    limit: tuple[float, str] | None = None,
+) -> Markup:
+    """Lines over steps from 0 on. `limit` is a dashed level and its name, drawn where it lies within the data.
+
+    A `share` reads as percent. Points that are not finite, or not positive with `log_y`, are left out.
+    """
+    height, left, right, top, bottom = 250.0, 50.0, 12.0, 24.0, 40.0
+    shown = [(line, _drawable(line.points, positive=log_y)) for line in series]
+    points = [point for _, drawn in shown for point in drawn]
+    if not points:
+        return _svg(title, height)
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    x = linear_scale(0.0, max(xs), left, WIDTH - right, ticks=6, nice=False)
+    low = 0.0 if from_zero else min(ys)
+    make = log_scale if log_y else linear_scale
+    y = make(low, max(ys), height - bottom, top)
+    marks = [*_y_axis(y, y_label, left, WIDTH - right, share=share), *_x_axis(x, x_label, height - bottom, height)]
+    if limit is not None and y.low <= limit[0] <= y.high:
+        marks += _limit(limit, y, left, WIDTH - right)
+    for line, drawn in shown:
+        path = "M" + "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in drawn) if drawn else ""
+        marks.append(element("path", d=path, class_=f"line {line.color}"))
+        if line.dotted:
+            for a, b in drawn:
+                value = units.percent(b) if share else units.significant(b, digits=4)
+                tip = element("title", f"{line.name}: {value} at {x_label} {units.count(a)}")
+                marks.append(element("circle", tip, cx=x(a), cy=y(b), r=3, class_=f"fill {line.color}"))
+    return _svg(title, height, *marks)
+
+
+def bar_chart(title: str, bars: Sequence[Bar], *, total: float | None = None) -> Markup:
+    """One bar under each label, all to the scale of `total`, or else of the longest. Reads well on a telephone."""
+    row, thick = 38.0, 10.0
+    whole = total or max((bar.start + sum(v for v, _ in bar.parts) for bar in bars), default=0.0) or 1.0
+    marks: list[Markup] = []
+    for index, bar in enumerate(bars):
+        base = index * row
+        marks.append(element("text", bar.label, x=0, y=base + 14, class_="ink"))
+        marks.append(element("text", bar.text, x=WIDTH, y=base + 14, class_="end number"))
+        marks.append(element("rect", x=0, y=base + 20, width=WIDTH, height=thick, class_="track"))
+        start = bar.start / whole * WIDTH
+        for value, color in bar.parts:
+            width = max(value / whole * WIDTH, 1.5 if value else 0.0)
+            place = min(start, WIDTH - width)
+            marks.append(element("rect", x=place, y=base + 20, width=width, height=thick, class_=f"fill {color}"))
+            start += value / whole * WIDTH
+    return _svg(title, max(row * len(bars), 1.0), *marks)
+
+
+def histogram(
+    title: str,
+    edges: Sequence[float],
+    stacks: Sequence[tuple[str, Sequence[int], str]],
+    *,
+    x_label: str,
+    y_label: str,
+) -> Markup:
+    """Counts between logarithmic edges > 0, the (name, counts, color) of `stacks` upon each other."""
+    height, left, right, top, bottom = 250.0, 50.0, 12.0, 24.0, 40.0
+    totals = [sum(counts) for counts in zip(*(counts for _, counts, _ in stacks), strict=True)]
+    if not totals or not max(totals):
+        return _svg(title, height)
+    x = log_scale(edges[0], edges[-1], left, WIDTH - right, nice=False)
+    y = linear_scale(0.0, max(totals), height - bottom, top)
+    marks = _y_axis(y, y_label, left, WIDTH - right)
+    for index, (low, high) in enumerate(itertools.pairwise(edges)):
+        span = f"{units.count(low)} to {units.count(high)} {x_label}"
+        told = [element("title", "; ".join([span, *(f"{counts[index]:,} {name}" for name, counts, _ in stacks)]))]
+        base = 0.0
+        for _, counts, color in stacks:
+            if counts[index]:
+                up = y(base + counts[index])
+                told.append(
+                    element(
+                        "rect",
+                        x=x(low) + 1,
+                        y=up,
+                        width=max(x(high) - x(low) - 2, 0.5),
+                        height=y(base) - up,
+                        class_=f"fill {color}",
+                    )
+                )
+            base += counts[index]
+        marks.append(element("g", *told))
+    return _svg(title, height, *marks, *_x_axis(x, x_label, height - bottom, height))
+
+
+def heat_map(title: str, labels: Sequence[str], rows: Sequence[Sequence[int]]) -> Markup:
+    """Counts of a confusion matrix: truth down, prediction across. A cell's shade is its share of its row."""
+    n = len(labels)
+    left, top = 152.0, 26.0
+    cell = (WIDTH - left) / n
+    tall = min(cell, 30.0)
+    head = 12.0 + 5.4 * min(16, max(map(len, labels)))  # room for the slanted names
+    marks = [
+        element("text", "predicted", x=WIDTH, y=12, class_="end"),
+        element("text", "true label", x=left - 8, y=top + head - 8, class_="end"),
+    ]
+    for index, label in enumerate(labels):
+        short, x, y = _shorten(label, 16), left + (index + 0.5) * cell, top + head
+        marks.append(element("text", short, transform=f"translate({x + 3:.1f} {y - 6:.1f}) rotate(-60)", class_="ink"))
+        middle = y + (index + 0.5) * tall + 4
+        marks.append(element("text", _shorten(label, 22), x=left - 8, y=middle, class_="end ink"))
+    for i, row in enumerate(rows):
+        whole = sum(row) or 1
+        for j, value in enumerate(row):
+            x, y, share = left + j * cell, top + head + i * tall, value / whole
+            tip = element("title", f"{labels[i]}, predicted {labels[j]}: {value:,} ({units.percent(share)})")
+            box = element(
+                "rect",
+                x=x + 0.5,
+                y=y + 0.5,
+                width=cell - 1,
+                height=tall - 1,
+                class_=f"fill {'c1' if i == j else 'c2'}",
+                fill_opacity=f"{share:.2f}",
+            )
+            number = (
+                [element("text", str(value), x=x + cell / 2, y=y + tall / 2 + 4, class_=_on(share))]
+                if cell >= 18 and value
+                else []
+            )
+            frame = element("rect", x=x + 0.5, y=y + 0.5, width=cell - 1, height=tall - 1, class_="track")
+            marks.append(element("g", tip, frame, box, *number))
+    return _svg(title, top + head + n * tall + 4, *marks)
+
+
+def _svg(title: str, height: float, *marks: Markup) -> Markup:
+    return element(
+        "svg",
+        element("title", title),
+        *marks,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {WIDTH:.0f} {height:.0f}",
+        role="img",
+    )
+
+
+def _y_axis(y: Scale, label: str, left: float, right: float, *, share: bool = False) -> list[Markup]:
+    marks = [element("text", label, x=0, y=11, class_="ink")] if label else []
+    for value, shown in zip(y.ticks, units.tick_labels(y.ticks, share=share, log=y.log), strict=True):
+        marks.append(element("line", x1=left, x2=right, y1=y(value), y2=y(value), class_="grid"))
+        marks.append(element("text", shown, x=left - 6, y=y(value) + 4, class_="end number"))
+    return marks
+
+
+def _x_axis(x: Scale, label: str, base: float, height: float) -> list[Markup]:
+    marks = [element("line", x1=x(x.low), x2=x(x.high), y1=base, y2=base, class_="axis")]
+    for value, shown in zip(x.ticks, units.tick_labels(x.ticks, log=x.log), strict=True):
+        marks.append(element("line", x1=x(value), x2=x(value), y1=base, y2=base + 4, class_="axis"))
+        marks.append(element("text", shown, x=x(value), y=base + 17, class_="middle number"))
+    return [*marks, element("text", label, x=x(x.high), y=height - 5, class_="end ink")]
+
+
+def _limit(limit: tuple[float, str], y: Scale, left: float, right: float) -> list[Markup]:
+    level, name = limit
+    return [
+        element("line", x1=left, x2=right, y1=y(level), y2=y(level), class_="limit"),
+        element("text", name, x=right, y=y(level) - 5, class_="end"),
+    ]
+
+
+def _drawable(points: Sequence[tuple[float, float]], *, positive: bool) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not positive)]
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip() + "\u2026"
+
+
+def _on(share: float) -> str:
+    return "middle number on" if share >= 0.5 else "middle number ink"
+
+
+def _legal(text: str) -> str:
+    return FORBIDDEN.sub("\ufffd", text)

@@ -1,0 +1,180 @@
+"""What the stages tell beside their manifests: the JSON files of their outputs, typed.
+
+Fields that a later gptmill adds are ignored; a missing one has its empty value, and what needs it is not shown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from gpt_core.artifact import Artifact
+from gpt_core.recipe import Recipe
+
+Curve = list[tuple[float, float]]  # (step, value)
+Shape = TypeVar("Shape", bound=BaseModel)
+
+
+class SourceDocuments(BaseModel):
+    """Documents of one source through a stage."""
+
+    documents_in: int = Field(0, alias="in")
+    kept: int = 0
+    bytes_kept: int = 0
+
+
+class LengthHistogram(BaseModel):
+    """Documents between neighbouring edges, of which there is one more than there are counts."""
+
+    edges_characters: list[float]
+    kept: list[int]
+    rejected: list[int]
+
+
+class RejectSample(BaseModel):
+    """The beginning of a rejected document."""
+
+    id: str
+    detail: str | None
+    text: str | None
+
+
+class CleanStats(BaseModel):
+    """stats.json of clean."""
+
+    languages: dict[str, int] = {}
+    sources: dict[str, SourceDocuments] = {}
+    length_histogram: LengthHistogram | None = None
+    reject_samples: dict[str, list[RejectSample]] = {}
+
+
+class DuplicatePair(BaseModel):
+    """A dropped document and the one that stands for it."""
+
+    id: str
+    duplicate_of: str
+    kind: str
+    jaccard: float
+
+
+class DedupStats(BaseModel):
+    """stats.json of dedup."""
+
+    sources: dict[str, SourceDocuments] = {}
+    pairs: list[DuplicatePair] = []
+
+
+class SourceTokens(BaseModel):
+    """Tokens of one source."""
+
+    train_tokens: int = 0
+    validation_tokens: int = 0
+    documents: int = 0
+
+
+class ShardsStats(BaseModel):
+    """stats.json of shards."""
+
+    sources: dict[str, SourceTokens] = {}
+
+
+class PretrainCurves(BaseModel):
+    """curves.json of pretrain."""
+
+    train_loss: Curve = []
+    validation_loss: Curve = []
+    learning_rate: Curve = []
+    gradient_norm: Curve = []
+    tokens_per_second: Curve = []
+
+
+class FinetuneRun(BaseModel):
+    """One of the two runs in curves.json of finetune."""
+
+    train_loss: Curve = []
+    lm_loss: Curve = []
+    validation_accuracy: Curve = []
+    learning_rate: Curve = []
+
+
+class FinetuneCurves(BaseModel):
+    """curves.json of finetune."""
+
+    pretrained: FinetuneRun = FinetuneRun()
+    scratch: FinetuneRun | None = None
+
+
+class LabelScore(BaseModel):
+    """How well one label is found."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class Score(BaseModel):
+    """How well a classifier does on the test split."""
+
+    accuracy: float
+    macro_f1: float | None = None
+    label: str | None = None  # of the majority class
+
+
+class Classification(BaseModel):
+    """The classifiers on the test split; `confusion` has the truth down and the prediction across."""
+
+    labels: list[str]
+    confusion: list[list[int]]
+    per_label: dict[str, LabelScore]
+    pretrained: Score
+    scratch: Score | None = None
+    majority: Score | None = None
+
+
+class Evaluation(BaseModel):
+    """evaluation.json of evaluate."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    classification: Classification | None = None
+
+
+class Sample(BaseModel):
+    """A prompt and what the pre-trained model wrote after it."""
+
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A recipe and the whole outputs that there are of it."""
+
+    recipe: Recipe
+    artifacts: Mapping[str, Artifact]
+
+    def count(self, stage: str, name: str) -> int | None:
+        """A count of the stage's manifest, or None."""
+        artifact = self.artifacts.get(stage)
+        return artifact.manifest.counts.get(name) if artifact else None
+
+    def figure(self, stage: str, name: str) -> float | None:
+        """A figure of the stage's manifest, or None."""
+        artifact = self.artifacts.get(stage)
+        return artifact.manifest.figures.get(name) if artifact else None
+
+    def read(self, stage: str, file: str, shape: type[Shape]) -> Shape:
+        """A JSON file of the stage's output; empty where there is none."""
+        artifact = self.artifacts.get(stage)
+        if artifact is None or not artifact.has(file):
+            return shape()
+        return shape.model_validate_json(artifact.file(file).read_bytes())
+
+    def samples(self) -> list[Sample]:
+        """What the pre-trained model wrote."""
+        artifact = self.artifacts.get("evaluate")
+        if artifact is None or not artifact.has("samples.json"):
+            return []
+        return TypeAdapter(list[Sample]).validate_json(artifact.file("samples.json").read_bytes())

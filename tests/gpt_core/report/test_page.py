@@ -1,0 +1,143 @@
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from gpt_core.artifact import Artifact
+from gpt_core.recipe import Recipe
+from gpt_core.recipe_file import parse_recipe
+from gpt_core.report.page import render_report
+
+HEADLINE = ["8,580", "of 26,801 (32.0%)", "3,546,869", "1,366,784", "4.305", "1.702", "83.9%", "73.6%", "31.3%"]
+FETCHING = {"src", "srcset", "href", "xlink:href", "action", "data", "poster", "background"}
+# what a browser loads, runs or follows by itself
+ACTIVE = {"script", "iframe", "object", "embed", "img", "video", "audio", "base", "form"}
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def titles(html: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", html)
+
+
+def test_every_figure_of_the_headline_stands_on_the_page(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    html = render_report(recipe, artifacts)
+    tiles = html[html.index('<dl class="tiles">') : html.index("</dl>")]
+    assert [figure for figure in HEADLINE if figure not in tiles] == []
+
+
+def test_every_count_of_the_manifests_is_told_with_its_balance(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    text = Page(render_report(recipe, artifacts)).text
+    for told in ("\u221216,197 \u00b7 60.4%", "\u22121,734", "\u2212173", "\u221243", "\u22125 ", "\u221267"):
+        assert told in text
+    assert 26_801 - 16_197 - 1_734 - 173 - 43 - 2 - 5 - 67 == 8_580 == 8_410 + 170
+
+
+def test_a_document_cannot_put_markup_on_the_page(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    html = render_report(recipe, artifacts)
+    assert "&lt;script&gt;alert" in html
+    assert "set of all &lt;b&gt;numbers&lt;/b&gt;" in html
+    assert {tag for tag, _ in Page(html).tags} & ACTIVE == set()
+
+
+def test_a_source_cannot_put_markup_into_a_chart(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    stats = artifacts["shards"].root / "stats.json"
+    stats.write_text(json.dumps({"sources": {"</svg><script>x</script>\x00": {"train_tokens": 5}}}))
+    html = render_report(recipe, artifacts)
+    assert "<script" not in html
+    assert "&lt;/svg&gt;&lt;script&gt;x&lt;/script&gt;\ufffd" in html
+
+
+def test_a_browser_fetches_nothing(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    html = render_report(recipe, artifacts)
+    links = [value for _, attributes in Page(html).tags for name, value in attributes.items() if name in FETCHING]
+    assert [link for link in links if link != "data:," and not (link or "").startswith("#")] == []
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "default-src 'none'" in html
+
+
+def test_every_chart_is_well_formed_and_has_a_title(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    html = render_report(recipe, artifacts)
+    charts = [ElementTree.fromstring(chart) for chart in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]  # noqa: S314
+    assert len(charts) == 14
+    names = [chart[0].text for chart in charts]
+    assert all(chart[0].tag == "{http://www.w3.org/2000/svg}title" for chart in charts)
+    assert "Confusion matrix of the pre-trained classifier" in names
+    assert "nan" not in " ".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+
+
+def test_every_link_of_the_page_has_its_target(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    tags = Page(render_report(recipe, artifacts)).tags
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {attributes["href"] for tag, attributes in tags if tag == "a"} == {f"#{name}" for name in ids}
+
+
+def test_the_same_inputs_give_the_same_bytes(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    assert render_report(recipe, artifacts) == render_report(recipe, artifacts)
+
+
+def test_a_run_without_finetune_shows_no_classifier(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    evaluation = artifacts["evaluate"].root / "evaluation.json"
+    evaluation.write_text('{"language_model": {}}')
+    stopped = parse_recipe({**recipe.model_dump(mode="json"), "finetune": None}, origin="a test")
+    del artifacts["finetune"]
+    artifacts["evaluate"].manifest.figures.pop("test_accuracy")
+    html = render_report(stopped, artifacts)
+    assert "Fine-tuning" not in titles(html)
+    assert "Evaluation" in titles(html)
+    for absent in ("from scratch", "accuracy", "Confusion", "classifier"):
+        assert absent not in Page(html).text.replace("from_scratch", "")
+
+
+@pytest.mark.parametrize(
+    ("stages", "shown"),
+    [
+        ((), ["Recipe"]),
+        (("clean",), ["Documents", "Sources and tokens", "Recipe", "Where each number came from"]),
+        (("tokenizer", "pretrain"), ["Pre-training", "Recipe", "Where each number came from"]),
+    ],
+)
+def test_what_is_not_made_is_left_out(
+    recipe: Recipe, artifacts: dict[str, Artifact], stages: tuple[str, ...], shown: list[str]
+) -> None:
+    html = render_report(recipe, {name: artifacts[name] for name in stages})
+    assert titles(html) == shown
+    assert "None" not in Page(html).text
+
+
+def test_provenance_names_stage_fingerprint_folder_commit_versions_and_digests(
+    recipe: Recipe, artifacts: dict[str, Artifact], tmp_path: Path
+) -> None:
+    text = Page(render_report(recipe, artifacts)).text
+    for artifact in artifacts.values():
+        assert artifact.manifest.fingerprint in text
+        assert str(artifact.root) in text
+    for told in ("2026-03-01 10:06:30", "12.5 s", "20.2", "700 MB", "0123456789abcdef", "pyarrow 21.0.0", "00" * 32):
+        assert told in text
+
+
+def test_a_password_in_the_tracking_uri_is_not_told(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    tree = {**recipe.model_dump(mode="json"), "tracking": {"uri": "https://ada:secret@tracking.example/x"}}
+    html = render_report(parse_recipe(tree, origin="a test"), artifacts)
+    assert "secret" not in html
+    assert "https://***@tracking.example/x" in html
