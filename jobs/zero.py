@@ -77,8 +77,13 @@ class ZeroEngine:
     def step(self, learning_rate: float) -> float:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+        norm = self._plain_norm() if self._stage == 0 else None
         self._engine.step()
-        return float(self._engine.get_global_grad_norm() or 0.0)
+        return float(self._engine.get_global_grad_norm() if norm is None else norm)
+
+    def _plain_norm(self) -> Tensor:
+        """Without ZeRO DeepSpeed tells no gradient norm; the gradients are those of all ranks already."""
+        return nn.utils.get_total_norm([p.grad for p in self._engine.module.parameters() if p.grad is not None])
 
     def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
