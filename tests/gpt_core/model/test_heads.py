@@ -26,7 +26,8 @@ def gradients(loss: torch.Tensor, module: torch.nn.Module) -> list[torch.Tensor]
 def test_the_likelihood_equals_plain_cross_entropy_in_value_and_gradient(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch, rows: int, ignored: int
 ) -> None:
-    monkeypatch.setattr(heads, "SLICE_LOGITS", rows * decoder.config.vocab_size)
+    monkeypatch.setattr(heads, "SLICE_BYTES", 4 * rows * decoder.config.vocab_size)
+    monkeypatch.setattr(heads, "PIECE_LOGITS", 3 * decoder.config.vocab_size)
     ids, targets = draw_ids(2, 12), draw_ids(2, 12, seed=2)
     targets[0, :ignored] = -100
     wanted, found = plain_loss(decoder, ids, targets), LanguageModel(decoder)(ids, targets)
@@ -89,7 +90,7 @@ class LogitsSeen(TorchDispatchMode):
 
 def test_the_logits_never_stand_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = make_decoder("gpt2")
-    monkeypatch.setattr(heads, "SLICE_LOGITS", 32 * 256)
+    monkeypatch.setattr(heads, "SLICE_BYTES", 4 * 32 * 256)
     with LogitsSeen() as seen:
         loss = LanguageModel(decoder)(draw_ids(8, 24), draw_ids(8, 24, seed=2))
         gradients(loss, decoder)
