@@ -38,7 +38,7 @@ from gpt_core.training.tasks import (
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, run_job
 from jobs.tracking import MetricSink, metric_logger, register_classifier
-from jobs.zero import ZeroEngine, join_ranks, leave_ranks
+from jobs.zero import ZeroEngine, join_ranks
 
 MODEL_FOLDERS = {"pretrained": "model", "scratch": "scratch"}
 
@@ -105,7 +105,6 @@ def make(job: Job) -> Outcome:
                 model = _make_classifier(pretrained, splits)  # a new one: ZeRO 3 leaves the other without weights
                 model.load_state_dict({name.removeprefix("classifier."): value for name, value in weights.items()})
                 _export(model, job.output / MODEL_FOLDERS[start], splits, tokenizer_folder=pretrained)
-    leave_ranks()
     return _finish(job, splits, curves, model) if rank == 0 else Outcome([])
 
 

@@ -48,6 +48,7 @@ from gpt_core.recipe_file import load_recipe
 RECIPE, IDENTITY, PROGRESS, ERROR, LOG = "recipe.json", "identity.json", "progress.json", "error.json", "log.txt"
 KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, LOG, ".attempt", ".lease", "checkpoints"})
 RUNNER_PID = "GPTMILL_RUNNER_PID"  # set by the local runner: its jobs end when it is gone, even by SIGKILL
+UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun's own
 POLL_SECONDS = 0.5
 
 logger = logging.getLogger("gptmill")
@@ -99,6 +100,10 @@ def run_job(stage: str, make: Callable[[Job], Outcome], argv: list[str] | None =
             write_json(arguments.output / ERROR, {"kind": kind, "message": str(error)})
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    if UNDER_TORCHRUN in os.environ:  # gloo's threads now and then abort in the interpreter's teardown
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
     sys.exit(0)
 
 
@@ -199,7 +204,7 @@ class _Usage:
     """CPU seconds and peak resident memory of the job's processes: this one's tree, under torchrun all ranks'."""
 
     def __init__(self) -> None:
-        under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        under_torchrun = UNDER_TORCHRUN in os.environ
         self.root = psutil.Process(os.getppid() if under_torchrun else os.getpid())
         self.peak_bytes = 0
         self.seen_centiseconds: dict[tuple[int, float], int] = {}  # of each process ever seen, without its children

@@ -32,7 +32,7 @@ from gpt_core.training.tasks import IGNORED
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, read_identity, run_job
 from jobs.tracking import MetricSink, metric_logger
-from jobs.zero import ZeroEngine, join_ranks, leave_ranks
+from jobs.zero import ZeroEngine, join_ranks
 
 LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
 
@@ -97,7 +97,6 @@ def make(job: Job) -> Outcome:
     )
     curves = _train(job, engine, batches, checkpoints)
     weights = engine.weights()
-    leave_ranks()
     if rank:
         return Outcome([])
     trained = Decoder(decoder.config)  # a new one: ZeRO 3 has left the old one without weights

@@ -34,18 +34,13 @@ def join_ranks(train: TrainCluster) -> tuple[int, int]:
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(train.threads_per_process or max(1, (os.cpu_count() or 1) // local_world))
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"deepspeed\.")
+    warnings.filterwarnings("ignore", category=FutureWarning, message=r".*all_gather_into_tensor")  # DeepSpeed's call
     _switch_off_compiled_collectives()
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def leave_ranks() -> None:
-    """The process group is gone; call when all ranks are done."""
-    torch.distributed.destroy_process_group()
 
 
 class ZeroEngine:

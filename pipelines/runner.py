@@ -174,11 +174,11 @@ def _run_job(planned: PlannedStage, environment: Mapping[str, str], console: Con
     finally:
         if job.poll() is None:
             _stop(job)
-    if job.returncode == 0:
-        artifact = open_artifact(planned.output)
-        if artifact is None:
-            raise StageError(f"{planned.stage.name}: the job ended without a manifest; its log is {log}")
+    artifact = open_artifact(planned.output)
+    if artifact is not None:  # the manifest is written last: with it, the exit code says nothing more
         return artifact
+    if job.returncode == 0:
+        raise StageError(f"{planned.stage.name}: the job ended without a manifest; its log is {log}")
     with suppress(OSError, ValueError):
         error = json.loads((planned.output / ERROR).read_text(encoding="utf-8"))
         raise (UserError if error["kind"] == "user" else StageError)(f"{planned.stage.name}: {error['message']}")

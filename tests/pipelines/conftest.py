@@ -3,7 +3,6 @@
 import gzip
 import json
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ def read_lines(name: str) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """500 English and 60 French summaries, one repeated, with two malformed lines; labels for 160, 48 and 48."""
+    """500 English and 60 French summaries, one repeated, with two malformed lines; 160, 48 and 48 labels."""
     folder = tmp_path_factory.mktemp("project")
     by_language: dict[str, list[dict[str, Any]]] = {"en": [], "fr": [], "es": []}
     for document in read_lines("encyclopedia.jsonl.gz"):
@@ -31,10 +30,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     lines = [json.dumps(document) for document in documents]
     lines[10:10] = ['{"id": "broken"', '{"id": "no text"}']
     (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for split, rows in (("train", 160), ("validation", 48), ("test", 48)):
-        labelled = islice(
-            (row for row in read_lines(f"topics.{split}.jsonl.gz") if row["label"] in "People Geography"), rows
-        )
+    for split, count in (("train", 80), ("validation", 24), ("test", 24)):
+        rows = list(read_lines(f"topics.{split}.jsonl.gz"))
+        labelled = [
+            row for label in ("Geography", "People") for row in [r for r in rows if r["label"] == label][:count]
+        ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled), encoding="utf-8")
     text = RECIPE
     for word, name in (("CORPUS", "corpus"), ("TRAIN", "train"), ("VALIDATION", "validation"), ("TEST", "test")):
