@@ -23,6 +23,7 @@ from gpt_core.errors import ArtifactError
 from gpt_core.fingerprint import Json
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+PADDING = "<|padding|>"
 
 
 class Tokenizer:
@@ -107,7 +108,9 @@ def write_classifier_tokenizer(source: Path, target: Path, *, model_max_length: 
     """As copy_tokenizer, but AutoTokenizer puts the end-of-text token before and after a text.
 
     They are the start and the extract token of Radford et al. 2018, section 3.3. A pair of texts has the token
-    between them too. `Tokenizer.encode` still adds nothing.
+    between them too. `Tokenizer.encode` still adds nothing. Padding is a token of its own, to which AutoTokenizer
+    gives the next free id, the model's `pad_token_id`: transformers pools a classifier at the rightmost token that
+    is not padding, and that must be the extract token.
     """
     tokenizer = Tokenizer.load(source)
     tree: dict[str, Json] = json.loads(tokenizer.serialized)
@@ -126,17 +129,17 @@ def write_classifier_tokenizer(source: Path, target: Path, *, model_max_length: 
         "special_tokens": {tokenizer.end_of_text: entry},
     }
     write_atomically(target / TOKENIZER, json.dumps(tree, indent=2, ensure_ascii=False))
-    _write_config(target, tokenizer.end_of_text, model_max_length=model_max_length)
+    _write_config(target, tokenizer.end_of_text, model_max_length=model_max_length, padding=PADDING)
     return [target / TOKENIZER, target / CONFIG]
 
 
-def _write_config(folder: Path, end_of_text: str, *, model_max_length: int | None) -> None:
+def _write_config(folder: Path, end_of_text: str, *, model_max_length: int | None, padding: str | None = None) -> None:
     """What AutoTokenizer reads beside tokenizer.json. `split_special_tokens` keeps a literal mark plain text."""
     config: dict[str, Json] = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # the name that transformers 4 and 5 both know
         "bos_token": end_of_text,
         "eos_token": end_of_text,
-        "pad_token": end_of_text,
+        "pad_token": padding or end_of_text,
         "unk_token": None,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,

@@ -81,13 +81,18 @@ def test_transformers_loads_the_classifier_and_agrees(tuned: Artifact) -> None:
     tokenizer, their_tokenizer = Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
     recipe = json.loads((tuned.root / "recipe.json").read_text())
     rows = read_labelled(Path(recipe["finetune"]["test"]), text_field="text", label_field="label")
-    for row in rows[:6]:
+    padded = their_tokenizer(["the sea", *(row.text for row in rows[:3])], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        together = theirs(**padded).logits
+    for index, row in enumerate(rows[:6]):
         ids = encode_example(tokenizer, row.text, 32)
         assert their_tokenizer(row.text)["input_ids"] == ids
         with torch.inference_mode():
             expected = theirs(torch.tensor([ids])).logits
             logits, _ = ours(torch.tensor([ids]), torch.tensor([len(ids)]))
         torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+        if index < 3:
+            torch.testing.assert_close(together[index + 1 : index + 2], expected, atol=1e-5, rtol=0)
         assert theirs.config.id2label[int(expected.argmax())] == names[int(logits.argmax())] == row.label
 
 

@@ -128,6 +128,8 @@ def test_the_classifiers_tokenizer_adds_both_marks(tokenizer: Tokenizer, folder:
     assert theirs(TEXTS[0], truncation=True)["input_ids"] == [299, *ids[:8], 299]
     assert theirs("a", "b")["input_ids"] == [299, *tokenizer.encode("a"), 299, *tokenizer.encode("b"), 299]
     assert Tokenizer.load(tmp_path).encode(TEXTS[0]) == ids
+    padded = theirs(["a", "a b c d"], padding=True)["input_ids"]
+    assert padded[0][-1] == theirs.pad_token_id == tokenizer.vocab_size
 
 
 def test_a_copy_is_byte_for_byte(folder: Path, tmp_path: Path) -> None:
