@@ -59,7 +59,7 @@ class StageDisplay:
         if not self.console.is_terminal and now - self.spoken > PLAIN_LINE_SECONDS:
             self.spoken = now
             left = f", {(total - done) / rate:,.0f} s left" if total and rate and done < total else ""
-            self.console.print(f"  {self.stage}: {state}{left}", highlight=False)
+            self.console.print(f"  {self.stage}: {state}{left}", highlight=False, soft_wrap=True)
 
 
 def describe_progress(done: float, total: float | None, unit: str, *, rate: float, measures: dict[str, float]) -> str:

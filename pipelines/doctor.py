@@ -13,9 +13,9 @@ import psutil
 
 from gpt_core.errors import GptmillError
 from gpt_core.recipe import Recipe
+from pipelines.checks import check_labels, prepare_workspace
 from pipelines.java import java_problem
 from pipelines.plan import make_plan
-from pipelines.runner import prepare_workspace
 
 ENGINES = ("pyspark", "ray", "torch", "deepspeed", "mlflow", "pyarrow")
 NEEDED_MEMORY_BYTES = 6 * 2**30  # what the demo may take
@@ -63,6 +63,7 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
         free = shutil.disk_usage(workspace).free
         yield Finding("disk", free >= NEEDED_DISK_BYTES, f"{free / 2**30:.1f} GiB free below {workspace}")
     yield _try("inputs", "every file of the recipe can be read", lambda: make_plan(recipe))
+    yield _try("labels", "every row can be read and its label used", lambda: check_labels(recipe))
     yield _try("tracking", "answers", lambda: _check_tracking(recipe))
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,11 @@ from rich.console import Console
 
 import jobs
 from gpt_core.artifact import Artifact, open_artifact, write_atomically, write_json
-from gpt_core.errors import SetupError, StageError, UserError
+from gpt_core.errors import StageError, UserError
 from gpt_core.recipe import Recipe
 from jobs.job import ERROR, IDENTITY, LOG, RECIPE, RUNNER_PID
 from jobs.tracking import page_command
+from pipelines.checks import check_before_start, prepare_workspace
 from pipelines.display import StageDisplay
 from pipelines.lease import Lease
 from pipelines.plan import RUNS, PlannedStage, make_plan
@@ -51,10 +52,8 @@ def run_recipe(recipe: Recipe, *, console: Console, only: str | None = None, unt
     started = time.monotonic()
     prepare_workspace(Path(recipe.workspace))
     plan = make_plan(recipe, only=only, until=until)
-    _require_inputs(plan)
     waiting = [planned for planned in plan if planned.action == "run"]
-    if any(planned.stage.engine == "spark" for planned in waiting):
-        require_java()
+    check_before_start(recipe, plan)
     artifacts = {planned.stage.name: planned.artifact for planned in plan if planned.artifact}
     with watch_run(recipe, needed=bool(waiting)) as watcher:
         for planned in plan:
@@ -76,18 +75,6 @@ def run_recipe(recipe: Recipe, *, console: Console, only: str | None = None, unt
     )
 
 
-def prepare_workspace(workspace: Path) -> None:
-    """`workspace` is a folder that can be written. Raises SetupError that says why not."""
-    probe = workspace / f".write-{os.getpid()}"
-    try:
-        workspace.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        reason = (error.strerror or "refused").lower()
-        raise SetupError(f"workspace: {workspace}: {reason}; set `workspace:` to a folder you can write") from None
-
-
 def write_report(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> Path:
     """report.html of this recipe's outputs stands beside their links. Returns its path."""
     from gpt_core.report.page import render_report  # jinja2 loads only where a page is made
@@ -95,30 +82,6 @@ def write_report(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> Path:
     path = Path(recipe.workspace) / RUNS / recipe.name / "report.html"
     write_atomically(path, render_report(recipe, artifacts))
     return path
-
-
-def require_java() -> None:
-    """Java 17 or newer answers. Raises SetupError that says how to get one."""
-    from pipelines.java import java_problem
-
-    problem = java_problem()
-    if problem is not None:
-        raise SetupError(problem)
-
-
-def _require_inputs(plan: Sequence[PlannedStage]) -> None:
-    """With --only, the stages before must be whole already."""
-    whole = {planned.output for planned in plan if planned.artifact}
-    for planned in plan:
-        if planned.action != "run":
-            whole |= {planned.output} if planned.artifact else set()
-            continue
-        for name, path in planned.inputs.items():
-            if path not in whole:
-                raise UserError(
-                    f"{planned.stage.name}: its input {name} is not made yet; run with --until {planned.stage.name}"
-                )
-        whole.add(planned.output)
 
 
 def _run_stage(planned: PlannedStage, recipe: Recipe, *, console: Console, watcher: Watcher) -> Artifact:

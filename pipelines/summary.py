@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from rich import box
 from rich.table import Table
 
 from gpt_core.artifact import Artifact
@@ -11,13 +12,13 @@ Row = tuple[str, str]
 
 def summary_table(artifacts: Mapping[str, Artifact]) -> Table:
     """One table over all whole stages, in three parts: documents and tokens, models, time."""
-    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(show_header=False, box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(justify="left", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     for part in (_documents(artifacts), _models(artifacts), _times(artifacts)):
         for label, value in part:
             table.add_row(label, value)
-        table.add_row("", "")
+        table.add_section()
     return table
 
 
@@ -64,5 +65,5 @@ def _times(artifacts: Mapping[str, Artifact]) -> Iterator[Row]:
     for name, artifact in artifacts.items():
         total += artifact.manifest.wall_seconds
         peak_gib = artifact.manifest.peak_memory_bytes / 2**30
-        yield f"{name} took", f"{artifact.manifest.wall_seconds:,.1f} s, {peak_gib:.1f} GiB at most"
-    yield "all stages", f"{total:,.1f} s"
+        yield f"{name}, seconds and peak memory", f"{artifact.manifest.wall_seconds:,.1f} s  {peak_gib:.1f} GiB"
+    yield "all stages", f"{total:,.1f} s         "

@@ -1,0 +1,70 @@
+"""What is checked before anything starts, so that nobody learns after hours what was known at once."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpt_core.errors import SetupError, UserError
+from gpt_core.recipe import Recipe
+from pipelines.java import java_problem
+from pipelines.plan import PlannedStage
+
+
+def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
+    """The inputs of what will run are there, Java is, and every label can be used. Raises UserError where not."""
+    require_inputs(plan)
+    waiting = [planned for planned in plan if planned.action == "run"]
+    if any(planned.stage.engine == "spark" for planned in waiting):
+        require_java()
+    if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
+        check_labels(recipe)
+
+
+def prepare_workspace(workspace: Path) -> None:
+    """`workspace` is a folder that can be written. Raises SetupError that says why not."""
+    probe = workspace / f".write-{os.getpid()}"
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = (error.strerror or "refused").lower()
+        raise SetupError(f"workspace: {workspace}: {reason}; set `workspace:` to a folder you can write") from None
+
+
+def check_labels(recipe: Recipe) -> None:
+    """Every labelled row can be read and training saw its label. Raises InputError with file and line."""
+    from gpt_core.training.tasks import label_names, read_labelled, require_known_labels  # numpy, tokenizers
+
+    settings = recipe.finetune
+    if settings is None:
+        return
+    train, *others = (
+        read_labelled(Path(path), text_field=settings.text_field, label_field=settings.label_field)
+        for path in (settings.train, settings.validation, settings.test)
+    )
+    names = label_names(train)
+    for rows in others:
+        require_known_labels(rows, names)
+
+
+def require_java() -> None:
+    """Java 17 or newer answers. Raises SetupError that says how to get one."""
+    problem = java_problem()
+    if problem is not None:
+        raise SetupError(problem)
+
+
+def require_inputs(plan: Sequence[PlannedStage]) -> None:
+    """With --only, the stages before must be whole already."""
+    whole = {planned.output for planned in plan if planned.artifact}
+    for planned in plan:
+        if planned.action != "run":
+            whole |= {planned.output} if planned.artifact else set()
+            continue
+        for name, path in planned.inputs.items():
+            if path not in whole:
+                raise UserError(
+                    f"{planned.stage.name}: its input {name} is not made yet; run with --until {planned.stage.name}"
+                )
+        whole.add(planned.output)

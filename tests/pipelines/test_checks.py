@@ -1,0 +1,52 @@
+"""What can be known before anything starts is said before anything starts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpt_core.errors import InputError, SetupError, UserError
+from gpt_core.recipe_file import load_recipe
+from pipelines.checks import check_before_start, check_labels, prepare_workspace, require_inputs
+from pipelines.plan import make_plan, resolve_paths
+
+ROOT = Path(__file__).parents[2]
+
+
+def demo(tmp_path: Path, *overrides: str):
+    return resolve_paths(load_recipe(ROOT / "recipes/demo.yaml", [f"workspace={tmp_path}/w", *overrides]))
+
+
+@pytest.fixture(autouse=True)
+def in_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_the_demo_passes_every_check(tmp_path: Path) -> None:
+    recipe = demo(tmp_path)
+    check_before_start(recipe, make_plan(recipe))
+
+
+def test_a_bad_label_is_told_with_its_line_before_the_first_stage(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": "People"}, {"text": "b", "label": "Poeple"}]
+    (tmp_path / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"validation\.jsonl:2: the label 'Poeple' is none of the training split's"):
+        check_labels(demo(tmp_path, f"finetune.validation={tmp_path}/validation.jsonl"))
+
+
+def test_without_java_nothing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = demo(tmp_path)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(SetupError, match="openjdk-17"):
+        check_before_start(recipe, make_plan(recipe))
+
+
+def test_a_stage_alone_needs_its_inputs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dedup: its input clean is not made yet; run with --until dedup"):
+        require_inputs(make_plan(demo(tmp_path), only="dedup"))
+
+
+def test_a_workspace_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "w").write_text("in the way")
+    with pytest.raises(SetupError, match=r"workspace: .*/w: file exists; set `workspace:`"):
+        prepare_workspace(tmp_path / "w")
