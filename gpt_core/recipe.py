@@ -186,6 +186,7 @@ class Finetune(Optimization):
     learning_rate: PositiveFloat = Field(6.25e-5, description="Peak learning rate.")
     weight_decay: NonNegativeFloat = Field(0.01, description="Decoupled decay of matrices.")
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.999, description="Decay of the second moment.")
+    max_examples: PositiveInt | None = Field(None, description="Most training examples, drawn by seed; default: all.")
     epochs: PositiveInt = Field(3, description="Passes over the training set.")
     batch_sequences: PositiveInt = Field(32, description="Examples in a step, over all ranks.")
     warmup_fraction: Fraction = Field(0.002, description="Share of the steps that warm up; then linear decay to 0.")
@@ -291,11 +292,6 @@ class Recipe(Section):
                 raise ValueError(
                     f"{section}.batch_sequences={settings.batch_sequences} must be a multiple of "
                     f"cluster.train.processes={train.processes}"
-                )
-            if settings.precision == "bf16" and train.zero_stage == 0:
-                raise ValueError(
-                    f"cluster.train.zero_stage=0 cannot train {section}.precision=bf16 with fp32 weights in DeepSpeed; "
-                    f"take zero_stage 1, 2 or 3, or {section}.precision: fp32"
                 )
         tuning = self.finetune
         if tuning is not None and (tuning.max_tokens or 0) > self.model.context_length:

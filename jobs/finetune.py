@@ -28,6 +28,7 @@ from gpt_core.training.objective import ClassificationObjective
 from gpt_core.training.schedule import Schedule
 from gpt_core.training.tasks import (
     Examples,
+    draw_rows,
     encode_split,
     epoch_batches,
     label_names,
@@ -116,7 +117,7 @@ def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, w
     decoder = load_decoder(pretrained)
     encode = partial(encode_split, tokenizer=tokenizer, names=names, max_tokens=_max_tokens(settings, decoder))
     pad_id = decoder.config.pad_id
-    train_split = encode(train_rows)
+    train_split = encode(draw_rows(train_rows, settings.max_examples, seed=settings.seed))
     cut = partial(epoch_batches, train_split.lengths, batch_sequences=settings.batch_sequences, seed=settings.seed)
     return Splits(
         train=train_split,

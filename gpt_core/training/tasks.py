@@ -83,6 +83,14 @@ def require_known_labels(rows: Sequence[Labelled], names: Sequence[str]) -> None
             )
 
 
+def draw_rows(rows: Sequence[Labelled], count: int | None, *, seed: int) -> list[Labelled]:
+    """`count` of the rows, in their order; all of them where there are no more, or `count` is None."""
+    if count is None or count >= len(rows):
+        return list(rows)
+    chosen = np.random.default_rng(seed).choice(len(rows), size=count, replace=False)
+    return [rows[index] for index in sorted(chosen.tolist())]
+
+
 def encode_example(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:
     """`<start> text <extract>`, cut in the text to at most `max_tokens` ids."""
     return [tokenizer.end_of_text_id, *tokenizer.encode(text)[: max_tokens - 2], tokenizer.end_of_text_id]

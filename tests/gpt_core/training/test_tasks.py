@@ -14,6 +14,7 @@ from gpt_core.training.tasks import (
     IGNORED,
     Examples,
     Labelled,
+    draw_rows,
     epoch_batches,
     label_names,
     make_batch,
@@ -79,6 +80,14 @@ def test_labels_are_sorted_and_one_is_too_few() -> None:
 def test_a_label_that_training_never_saw_is_refused_with_its_line() -> None:
     with pytest.raises(InputError, match=r"f:9: the label 'c' is none of the training split's: a, b"):
         require_known_labels([Labelled("f:8", "", "a"), Labelled("f:9", "", "c")], ["a", "b"])
+
+
+def test_a_drawn_sample_keeps_the_order_and_depends_on_the_seed_alone() -> None:
+    rows = [Labelled(f"f:{number}", "a", "x") for number in range(100)]
+    drawn = draw_rows(rows, 10, seed=3)
+    assert len(drawn) == 10
+    assert drawn == sorted(drawn, key=rows.index) == draw_rows(rows, 10, seed=3) != draw_rows(rows, 10, seed=4)
+    assert draw_rows(rows, None, seed=0) == rows == draw_rows(rows, 1_000, seed=0)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=200), st.integers(1, 9), st.integers(0, 3))
