@@ -59,7 +59,7 @@ def make_tokenizer(root: Path) -> Artifact:
     import tokenizers
 
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet, show_progress=False)
     backend.train_from_iterator([write_text(topic, seed) for topic in WORDS for seed in range(20)], trainer)
     root.mkdir(parents=True)
     close_vocabulary(backend, "<|endoftext|>").save(root)
