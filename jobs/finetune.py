@@ -173,8 +173,10 @@ def _tune(
     best, best_accuracy = {}, -1.0
     for figures in train(engine, schedule, batches=splits.of_step, weigh=weigh, seed=settings.seed):
         examples, targets = splits.counts(figures.step - 1)
-        values = {"train_loss": figures.sums[0] / examples, "learning_rate": figures.learning_rate}
-        if settings.lm_coefficient > 0:
+        values = {"learning_rate": figures.learning_rate}
+        if not figures.skipped:
+            values["train_loss"] = figures.sums[0] / examples
+        if settings.lm_coefficient > 0 and not figures.skipped:
             values["lm_loss"] = figures.sums[1] / targets
         if figures.step % splits.steps_per_epoch == 0:
             values["validation_accuracy"] = _validate(engine, splits)
@@ -205,7 +207,8 @@ def _report(
     sink(figures.step, {f"{start}_{name}": value for name, value in values.items()})
     a_run = splits.settings.epochs * len(splits.train)
     done = min(figures.step * splits.settings.batch_sequences, a_run)
-    job.report(runs_done * a_run + done, runs * a_run, "examples", loss=values["train_loss"])
+    measures = {"loss": values["train_loss"]} if "train_loss" in values else {}
+    job.report(runs_done * a_run + done, runs * a_run, "examples", **measures)
 
 
 def _export(model: SequenceClassifier, folder: Path, splits: Splits, *, tokenizer_folder: Path) -> None:
@@ -230,7 +233,7 @@ def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: Seque
         paths=[*folders, curves_file],
         counts={
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "steps": int(tuned.series["train_loss"][-1][0]),
+            "steps": int(tuned.series["learning_rate"][-1][0]),
             "train_examples": len(splits.train),
             "validation_examples": len(splits.validation),
             "labels": len(splits.names),

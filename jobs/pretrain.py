@@ -16,6 +16,7 @@ import torch
 from gpt_core.artifact import write_json
 from gpt_core.data.batches import TrainingWindows, validation_windows
 from gpt_core.data.shards import ShardSet
+from gpt_core.errors import UserError
 from gpt_core.fingerprint import fingerprint
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
@@ -34,6 +35,7 @@ from jobs.job import Job, Outcome, read_identity, run_job
 from jobs.tracking import MetricSink, metric_logger
 from jobs.zero import ZeroEngine, join_ranks
 
+SKIPPED = "skipped_steps"  # a series that stands in the curves where a step had no finite figures
 LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
 
 
@@ -101,8 +103,9 @@ def make(job: Job) -> Outcome:
         return Outcome([])
     trained = Decoder(decoder.config)  # a new one: ZeRO 3 has left the old one without weights
     trained.load_state_dict({name.removeprefix("model.decoder."): value for name, value in weights.items()})
-    checkpoints.clear()
-    return _export(job, trained, tokenizer, curves)
+    outcome = _export(job, trained, tokenizer, curves)
+    checkpoints.clear()  # only now that nothing needs them
+    return outcome
 
 
 def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int) -> Batches:
@@ -111,9 +114,12 @@ def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int)
     train_set, validation_set = (
         ShardSet.open(shards.files(side), tokenizer_digest=tokenizer.digest) for side in ("train", "validation")
     )
+    windows = TrainingWindows(train_set, T, recipe.pretrain.seed)
+    validation = list(validation_windows(validation_set, T, recipe.pretrain.validation_tokens))
+    _require_a_step(windows, recipe.pretrain.batch_sequences)
     return Batches(
-        windows=TrainingWindows(train_set, T, recipe.pretrain.seed),
-        validation=list(validation_windows(validation_set, T, recipe.pretrain.validation_tokens)),
+        windows=windows,
+        validation=validation,
         recipe=recipe,
         rank=rank,
         world_size=world_size,
@@ -123,6 +129,16 @@ def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int)
             at_most=recipe.cluster.train.micro_batch_sequences,
         ),
     )
+
+
+def _require_a_step(windows: TrainingWindows, batch_sequences: int) -> None:
+    """Raises UserError where an epoch is shorter than a step, so that one step would see a window twice."""
+    if windows.n_samples < batch_sequences:
+        raise UserError(
+            f"pretrain.batch_sequences={batch_sequences} exceeds the {windows.n_samples} windows of "
+            f"model.context_length={windows.context_length} in {windows.shards.n_tokens} train tokens; "
+            "lower one of the two, or add to corpus.inputs"
+        )
 
 
 def _micro_batch(windows: np.ndarray) -> MicroBatch:
@@ -165,15 +181,16 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
 
 
 def _record(job: Job, curves: Curves, sink: MetricSink, figures: StepFigures, *, step_tokens: int, steps: int) -> None:
-    values = {
-        "train_loss": figures.sums[0] / step_tokens,
-        "learning_rate": figures.learning_rate,
-        "gradient_norm": figures.gradient_norm,
-        "tokens_per_second": step_tokens / figures.seconds,
-    }
+    values = {"learning_rate": figures.learning_rate, "tokens_per_second": step_tokens / figures.seconds}
+    measures = {}
+    if figures.skipped:
+        curves.add(figures.step, {SKIPPED: 1})
+    else:
+        measures["loss"] = figures.sums[0] / step_tokens
+        values |= {"train_loss": measures["loss"], "gradient_norm": figures.gradient_norm}
     curves.add(figures.step, values)
     sink(figures.step, values)
-    job.report(figures.step * step_tokens, steps * step_tokens, "tokens", loss=values["train_loss"])
+    job.report(figures.step * step_tokens, steps * step_tokens, "tokens", **measures)
 
 
 def _validate(engine: Engine, batches: Batches) -> dict[str, float]:
@@ -194,7 +211,7 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves) ->
     source = job.inputs["tokenizer"].root
     copy_tokenizer(source, model, model_max_length=decoder.config.context_length)
     write_json(job.output / "curves.json", curves.thinned())
-    steps = int(curves.series["train_loss"][-1][0])
+    steps = int(curves.series["learning_rate"][-1][0])
     counts = job.inputs["shards"].manifest.counts
     loss = curves.last("validation_loss")
     return Outcome(
@@ -202,6 +219,7 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves) ->
         counts={
             "parameters": decoder.config.n_parameters,
             "steps": steps,
+            "skipped_steps": len(curves.series.get(SKIPPED, [])),
             "tokens": steps * job.recipe.pretrain.batch_sequences * job.recipe.model.context_length,
         },
         figures={

@@ -5,6 +5,7 @@ torch's, and DeepSpeed's shared-memory collectives, a three-minute build, are sw
 """
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Optimization, TrainCluster
 from gpt_core.training.optimizer import make_optimizer
@@ -31,6 +33,8 @@ STATE = "gptmill"  # the key of our state among DeepSpeed's own
 
 def join_ranks(train: TrainCluster) -> tuple[int, int]:
     """All ranks have met. Returns (rank, world size). CPU threads are shared out among the ranks of this machine."""
+    if "RANK" not in os.environ:  # DeepSpeed would look for MPI
+        raise UserError("no RANK is set; start training jobs under torchrun, as `gptmill run` does")
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(train.threads_per_process or max(1, (os.cpu_count() or 1) // local_world))
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -58,12 +62,15 @@ class ZeroEngine:
 
     def forward(self, *inputs: Tensor) -> Any:
         self._engine.train()
-        return self._engine(*inputs)
+        return self._engine(*self._move(inputs))
 
     @torch.no_grad()
     def predict(self, *inputs: Tensor) -> Any:
         self._engine.eval()
-        return self._engine(*inputs)
+        return self._engine(*self._move(inputs))
+
+    def _move(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        return [value.to(self.device, non_blocking=True) for value in inputs]
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(last)
@@ -72,13 +79,20 @@ class ZeroEngine:
     def step(self, learning_rate: float) -> float:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = self._plain_norm() if self._stage == 0 else None
-        self._engine.step()
-        return float(self._engine.get_global_grad_norm() if norm is None else norm)
+        if self._stage == 0:
+            return self._plain_step()
+        self._engine.step()  # skips by itself where the norm is not finite, which it then tells as infinite
+        return float(self._engine.get_global_grad_norm())
 
-    def _plain_norm(self) -> Tensor:
-        """Without ZeRO DeepSpeed tells no gradient norm; the gradients are those of all ranks already."""
-        return nn.utils.get_total_norm([p.grad for p in self._engine.module.parameters() if p.grad is not None])
+    def _plain_step(self) -> float:
+        """Without ZeRO DeepSpeed neither tells the norm nor skips; the gradients are those of all ranks already."""
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        if math.isfinite(norm):
+            self._engine.step()
+        else:
+            self._engine.zero_grad()
+        return norm
 
     def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)

@@ -31,7 +31,10 @@ class Engine(Protocol):
         """The loss's gradients are added; `last` marks the step's last micro-batch."""
 
     def step(self, learning_rate: float) -> float:
-        """The weights have moved. Returns the global gradient norm before clipping."""
+        """The weights have moved. Returns the global gradient norm before clipping.
+
+        Where that is not finite, nothing has moved, and the step's gradients are gone.
+        """
 
     def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
         """Each value summed over all ranks, on every rank, in double precision."""

@@ -3,6 +3,7 @@
 Deterministic: dropout is seeded by seed, step and rank, so that a resumed run draws what the uninterrupted one drew.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,10 @@ from torch import Tensor
 from gpt_core.errors import StageError
 from gpt_core.training.engine import Engine
 from gpt_core.training.schedule import Schedule
+
+SKIPS_ALLOWED = 4  # in a row; one more ends the run
+
+logger = logging.getLogger("gptmill")
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class StepFigures:
     gradient_norm: float
     learning_rate: float
     seconds: float
+    skipped: bool = False  # a figure was not finite, and the weights did not move
 
 
 # (step, the objective's output) -> the loss whose gradients are added, and the sums to add up over the global batch.
@@ -51,25 +57,35 @@ def train(
     """Steps from `first_step` to the schedule's end, one for each item asked for.
 
     `batches(step)` gives this rank's micro-batches, equally many on every rank. `weigh(step, output)` gives the loss,
-    already divided by the global batch's count, and the sums to report. Raises StageError at a loss that is not
-    finite, on all ranks alike, before it reaches the weights.
+    already divided by the global batch's count, and the sums to report. A step whose loss or gradient norm is not
+    finite is skipped; StageError is raised, on all ranks alike, when more than SKIPS_ALLOWED are so in a row.
     """
+    skipped_in_a_row = 0
     for step in range(first_step, schedule.steps):
         started = time.perf_counter()
         torch.manual_seed(_mix(seed, step, engine.rank))
-        totals: list[float] = []
+        totals: list[Tensor] = []
         waiting = list(batches(step))
         for index, batch in enumerate(waiting):
             loss, sums = weigh(step, engine.forward(*batch.inputs))
             engine.backward(loss, last=index == len(waiting) - 1)
-            values = [float(value.detach()) for value in sums]
-            totals = [a + b for a, b in zip(totals or [0.0] * len(values), values, strict=True)]
-        totals = engine.sum_over_ranks(totals)
-        if not all(map(math.isfinite, totals)):
-            raise StageError(f"step {step + 1}: the loss is {totals[0]}; lower the learning rate or raise the warm-up")
+            values = [value.detach().double() for value in sums]
+            totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
         learning_rate = schedule.learning_rate(step)
         norm = engine.step(learning_rate)
-        yield StepFigures(step + 1, totals, norm, learning_rate, time.perf_counter() - started)
+        figures = engine.sum_over_ranks([float(total) for total in totals])
+        skipped = not all(map(math.isfinite, [*figures, norm]))
+        skipped_in_a_row = skipped_in_a_row + 1 if skipped else 0
+        if skipped:
+            _tell_of(step + 1, loss=figures[0], norm=norm, skipped_in_a_row=skipped_in_a_row)
+        yield StepFigures(step + 1, figures, norm, learning_rate, time.perf_counter() - started, skipped)
+
+
+def _tell_of(step: int, *, loss: float, norm: float, skipped_in_a_row: int) -> None:
+    reason = f"step {step}: the loss is {loss} and the gradient norm {norm}"
+    if skipped_in_a_row > SKIPS_ALLOWED:
+        raise StageError(f"{reason}, step {skipped_in_a_row} of its kind in a row; lower the learning rate or warm up")
+    logger.warning("%s; it is skipped", reason)
 
 
 def _mix(seed: int, step: int, rank: int) -> int:

@@ -102,7 +102,17 @@ def test_an_exploding_loss_stops_with_its_step_and_the_way_out(inputs: Mapping[s
     assert job.returncode != 0
     error = json.loads((tmp_path / "out" / "error.json").read_text())
     assert error["kind"] == "stage"
-    assert "the loss is nan; lower the learning rate" in error["message"]
+    assert "the loss is nan and the gradient norm" in error["message"]
+    assert "step 5 of its kind in a row; lower the learning rate" in error["message"]
+
+
+def test_a_step_longer_than_an_epoch_is_the_users_error(inputs: Mapping[str, Artifact], tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path, pretrain={"batch_sequences": 4096, "tokens": 4096 * 32})
+    job = start_training("pretrain", tmp_path / "out", recipe, inputs)
+    job.communicate()
+    error = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert error["kind"] == "user"
+    assert "pretrain.batch_sequences=4096 exceeds the" in error["message"]
 
 
 def test_a_context_longer_than_the_validation_text_is_the_users_error(
