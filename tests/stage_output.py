@@ -3,21 +3,24 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from gpt_core.artifact import Manifest, list_files, utc_now, write_manifest
-from gpt_core.fingerprint import fingerprint
+from gpt_core.artifact import Artifact, Manifest, list_files, open_artifact, utc_now, write_manifest
+from gpt_core.fingerprint import Json, fingerprint
 
 
-def write_output(root: Path, stage: str, counts: Mapping[str, int]) -> Path:
-    """All files below `root` are an output of `stage`. Returns `root`."""
+def write_output(
+    root: Path, stage: str, counts: Mapping[str, int] | None = None, *, identity: dict[str, Json] | None = None
+) -> Artifact:
+    """All files below `root`, hidden ones apart, are a whole output of `stage`."""
+    identity = identity or {"stage": stage}
     manifest = Manifest(
         stage=stage,
-        fingerprint=fingerprint({}),
-        identity={},
+        fingerprint=fingerprint(identity),
+        identity=identity,
         recipe_name="test",
         created_at=utc_now(),
         inputs={},
-        files=list_files(root, [root]),
-        counts=dict(counts),
+        files=list_files(root, [path for path in root.iterdir() if not path.name.startswith(".")]),
+        counts=dict(counts or {}),
         figures={},
         schemas={},
         versions={},
@@ -29,4 +32,6 @@ def write_output(root: Path, stage: str, counts: Mapping[str, int]) -> Path:
         peak_memory_bytes=0,
     )
     write_manifest(root, manifest)
-    return root
+    artifact = open_artifact(root)
+    assert artifact is not None
+    return artifact

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from stage_output import write_output
 
-from gpt_core.artifact import Artifact, Manifest, list_files, open_artifact, utc_now, write_manifest
+from gpt_core.artifact import Artifact, open_artifact
 from gpt_core.data.shards import ShardMetadata, write_shard
-from gpt_core.fingerprint import fingerprint
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import parse_recipe
 from gpt_core.tokenizer.tokenizer import Tokenizer, build_backend, close_vocabulary
@@ -27,33 +27,6 @@ def write_text(topic: str, seed: int) -> str:
     return " ".join(chooser.choice([*WORDS[topic], "the", "of", "and"]) for _ in range(20))
 
 
-def make_whole(root: Path, stage: str, counts: Mapping[str, int]) -> Artifact:
-    identity = {"stage": stage}
-    manifest = Manifest(
-        stage=stage,
-        fingerprint=fingerprint(dict(identity)),
-        identity=identity,
-        recipe_name="tiny",
-        created_at=utc_now(),
-        inputs={},
-        files=list_files(root, [root]),
-        counts=dict(counts),
-        figures={},
-        schemas={},
-        versions={},
-        command=[],
-        host="here",
-        git_commit=None,
-        wall_seconds=0,
-        cpu_seconds=0,
-        peak_memory_bytes=0,
-    )
-    write_manifest(root, manifest)
-    artifact = open_artifact(root)
-    assert artifact is not None
-    return artifact
-
-
 def make_tokenizer(root: Path) -> Artifact:
     backend = build_backend()
     import tokenizers
@@ -63,7 +36,7 @@ def make_tokenizer(root: Path) -> Artifact:
     backend.train_from_iterator([write_text(topic, seed) for topic in WORDS for seed in range(20)], trainer)
     root.mkdir(parents=True)
     close_vocabulary(backend, "<|endoftext|>").save(root)
-    return make_whole(root, "tokenizer", {})
+    return write_output(root, "tokenizer")
 
 
 def make_shards(root: Path, tokenizer_root: Path) -> Artifact:
@@ -82,7 +55,7 @@ def make_shards(root: Path, tokenizer_root: Path) -> Artifact:
             metadata=metadata,
         )
         counts |= {f"{side}_tokens": sum(map(len, ids)), f"{side}_bytes": sum(map(len, texts))}
-    return make_whole(root, "shards", counts)
+    return write_output(root, "shards", counts)
 
 
 def write_labels(path: Path, seeds: range) -> Path:

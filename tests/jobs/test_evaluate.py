@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import pytest
 import tokenizers
 import torch
 import torch.nn.functional as F
+from stage_output import write_output
 from tiny_decoder import make_decoder
 
-from gpt_core.artifact import Artifact, Manifest, list_files, open_artifact, write_manifest
+from gpt_core.artifact import Artifact, open_artifact
 from gpt_core.data.shards import ShardMetadata, write_shard
 from gpt_core.errors import InputError, UserError
-from gpt_core.fingerprint import fingerprint
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.heads import SequenceClassifier
 from gpt_core.model.hf import save_classifier, save_language_model
@@ -69,35 +68,6 @@ class Stages:
         return [i for text in DOCUMENTS for i in (*self.tokenizer.encode(text), self.tokenizer.end_of_text_id)]
 
 
-def seal(root: Path, stage: str, counts: Mapping[str, int] | None = None) -> Artifact:
-    files = list_files(root, [path for path in root.iterdir() if not path.name.startswith(".")])
-    write_manifest(
-        root,
-        Manifest(
-            stage=stage,
-            fingerprint=fingerprint({"stage": stage}),
-            identity={"stage": stage},
-            recipe_name="tiny",
-            created_at="2026-01-01T00:00:00+00:00",
-            inputs={},
-            files=files,
-            counts=dict(counts or {}),
-            figures={},
-            schemas={},
-            versions={},
-            command=[],
-            host="here",
-            git_commit=None,
-            wall_seconds=0.0,
-            cpu_seconds=0.0,
-            peak_memory_bytes=0,
-        ),
-    )
-    artifact = open_artifact(root)
-    assert artifact is not None
-    return artifact
-
-
 def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
     path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
 
@@ -110,7 +80,7 @@ def make_shards(root: Path, tokenizer: Tokenizer) -> Artifact:
     names = [f"d{i}" for i in range(len(lists))]
     write_shard(root / "validation" / "shard-00000.arrow", names, tokens, offsets, metadata)
     text_bytes = sum(len(text.encode()) for text in DOCUMENTS)
-    return seal(root, "shards", {"validation_tokens": len(tokens), "validation_bytes": text_bytes})
+    return write_output(root, "shards", {"validation_tokens": len(tokens), "validation_bytes": text_bytes})
 
 
 def random_decoder(tokenizer: Tokenizer, *, seed: int) -> Decoder:
@@ -140,8 +110,8 @@ def stages(tmp_path: Path) -> Stages:
     write_rows(tmp_path / "train.jsonl", TRAIN)
     write_rows(tmp_path / "test.jsonl", TEST)
     inputs = {
-        "pretrain": seal(pretrain, "pretrain"),
-        "finetune": seal(finetune, "finetune"),
+        "pretrain": write_output(pretrain, "pretrain"),
+        "finetune": write_output(finetune, "finetune"),
         "shards": make_shards(tmp_path / "shards", tokenizer),
     }
     return Stages(tmp_path, tokenizer, inputs)
@@ -267,7 +237,7 @@ def test_without_a_baseline_there_is_none_in_the_figures(stages: Stages, tmp_pat
     root = tmp_path / "new"
     root.mkdir()
     finetune.rename(root / "model")
-    stages.inputs["finetune"] = seal(root, "finetune")
+    stages.inputs["finetune"] = write_output(root, "finetune")
     outcome = evaluate.make(stages.job(tmp_path / "out"))
     assert "test_accuracy" in outcome.figures
     assert not any(name.startswith("scratch") for name in outcome.figures)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stage_output import write_output
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from gpt_core.artifact import Artifact
@@ -14,7 +15,7 @@ from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import load_classifier, save_language_model
 from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
 from gpt_core.training.tasks import encode_example, read_labelled
-from tiny_training import finish, make_recipe, make_tokenizer, make_whole, start_training
+from tiny_training import finish, make_recipe, make_tokenizer, start_training
 
 pytestmark = pytest.mark.train
 
@@ -32,7 +33,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Artifact]:
     (root / "pretrain" / "model").mkdir(parents=True)
     save_language_model(decoder, root / "pretrain" / "model")
     copy_tokenizer(tokenizer.root, root / "pretrain" / "model")
-    return {"pretrain": make_whole(root / "pretrain", "pretrain", {})}
+    return {"pretrain": write_output(root / "pretrain", "pretrain")}
 
 
 @pytest.fixture(scope="module")

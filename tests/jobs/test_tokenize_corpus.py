@@ -31,13 +31,13 @@ def write_dedup(root: Path, documents: list[tuple[str, str, str]], *, files: int
         ids, texts, sources = zip(*documents[part::files], strict=True)
         table = pa.table({"id": ids, "text": texts, "source": sources, "language": ["en"] * len(ids)})
         pq.write_table(table, root / "documents" / f"part-{part}.parquet", row_group_size=37)
-    return write_output(root, "dedup", {"documents_kept": len(documents), "text_bytes_kept": text_bytes})
+    return write_output(root, "dedup", {"documents_kept": len(documents), "text_bytes_kept": text_bytes}).root
 
 
 def write_tokenizer(root: Path) -> Path:
     root.mkdir()
     train_tokenizer([[text for _, text, _ in DOCUMENTS]], Settings(vocab_size=300)).save(root)
-    return write_output(root, "tokenizer", {})
+    return write_output(root, "tokenizer", {}).root
 
 
 def run_job(
@@ -139,7 +139,7 @@ def test_an_address_without_host_and_port_is_refused(address: str) -> None:
 def test_an_absent_tokenizer_exits_1_and_is_named(tmp_path: Path) -> None:
     dedup = write_dedup(tmp_path / "dedup", DOCUMENTS, files=1)
     (tmp_path / "tokenizer").mkdir()
-    done = run_job(tmp_path / "out", dedup, write_output(tmp_path / "tokenizer", "tokenizer", {}), cwd=ROOT)
+    done = run_job(tmp_path / "out", dedup, write_output(tmp_path / "tokenizer", "tokenizer").root, cwd=ROOT)
     assert done.returncode == 1
     assert "the manifest lists no tokenizer.json" in done.stderr
     assert "Traceback" not in done.stderr

@@ -31,7 +31,7 @@ def write_dedup(root: Path, texts: Sequence[str], *, listed: int | None = None) 
         pq.write_table(table, root / "documents" / f"part-{part}.parquet")
     documents = len(texts) if listed is None else listed
     text_bytes = sum(len(text.encode()) for text in texts)
-    return write_output(root, "dedup", {"documents_kept": documents, "text_bytes_kept": text_bytes})
+    return write_output(root, "dedup", {"documents_kept": documents, "text_bytes_kept": text_bytes}).root
 
 
 def run_job(output: Path, dedup: Path) -> subprocess.CompletedProcess[str]:

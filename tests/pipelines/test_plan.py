@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from stage_output import write_output
 
-from gpt_core.artifact import Manifest, list_files, utc_now, write_manifest
 from gpt_core.errors import InputError, RecipeError
 from gpt_core.fingerprint import fingerprint
 from gpt_core.recipe import Recipe
@@ -34,26 +34,7 @@ def make_whole(planned: PlannedStage, recipe: Recipe) -> None:
     """A whole output, as a job would leave it, and the link that the runner sets."""
     planned.output.mkdir(parents=True)
     (planned.output / "file").write_text("made")
-    manifest = Manifest(
-        stage=planned.stage.name,
-        fingerprint=fingerprint(planned.identity),
-        identity=planned.identity,
-        recipe_name=recipe.name,
-        created_at=utc_now(),
-        inputs={},
-        files=list_files(planned.output, [planned.output / "file"]),
-        counts={},
-        figures={},
-        schemas={},
-        versions={},
-        command=[],
-        host="here",
-        git_commit=None,
-        wall_seconds=0,
-        cpu_seconds=0,
-        peak_memory_bytes=0,
-    )
-    write_manifest(planned.output, manifest)
+    write_output(planned.output, planned.stage.name, identity=planned.identity)
     link = Path(recipe.workspace) / "runs" / recipe.name / planned.stage.name
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
