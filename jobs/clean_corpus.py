@@ -1,58 +1,54 @@
-"""Raw JSONL to clean documents, on Spark.
+"""Raw text to clean documents, on Spark.
 
 Writes documents/ and rejected/ (zstd Parquet) and stats.json. Every record of every input stands in one of the two
-tables: in = kept + rejected, by reason. What is kept does not depend on the number of partitions. Raw files are
-read one task a file; all else is spread over the partitions by id, one pass over the texts.
+tables: in = kept + rejected, by reason. Spark gives the parts of the corpus to tasks and finds ids that several
+records share; texts go from the raw files to the tables in one pass, within a task, and never through the JVM.
+What is written depends on the raw files and the recipe alone: not on partitions, executors or a task made twice.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import uuid
+from collections import Counter
+from collections.abc import Callable
 
-import pyarrow as pa
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from gpt_core.artifact import write_json
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Recipe
-from gpt_core.text.clean import JUDGED, RAW, Files, judge_batches, read_batches
+from gpt_core.text.clean import Tally, clean_part, move_rows, plan_parts
 from gpt_core.text.contamination import ContaminationIndex, index_evaluation_texts
-from gpt_core.text.document import DOCUMENT_FIELDS
 from gpt_core.text.inputs import expand_inputs
-from gpt_core.text.read import RecordFormat
+from gpt_core.text.read import Split, plan_splits
 from gpt_core.text.rules import Rules
 from jobs.job import Job, Outcome, run_job
-from jobs.spark_session import files_for, partitions_of, schema_of, spark_session, write_table
+from jobs.spark_session import count_rows, schema_of, scratch_of, spark_session
 
-SAMPLES_PER_REASON = 3
-SAMPLE_CHARACTERS = 200
-DOCUMENT_COLUMNS = [field.name for field in DOCUMENT_FIELDS]
+MOST_TOLD = 20  # evaluation texts in stats.json
 
 
 def make(job: Job) -> Outcome:
     """The stage `clean`."""
-    recipe = job.recipe
-    files = raw_files(recipe)
+    recipe, documents, rejected = job.recipe, job.output / "documents", job.output / "rejected"
+    parts = plan_parts(plan_splits(expand_inputs(recipe.corpus)))
     index = _index(recipe)
-    documents, rejected = job.output / "documents", job.output / "rejected"
-    input_bytes = sum(Path(path).stat().st_size for path, _ in files)
-    with spark_session(job, input_bytes=input_bytes) as spark:
-        judged = judge_corpus(spark, recipe, files, index).persist(StorageLevel.DISK_ONLY)
-        groups = _count(judged)
-        counts = _counts(groups)
-        _refuse_nothing_kept(counts)
-        kept = judged.where(F.col("reason").isNull()).select(DOCUMENT_COLUMNS)
-        dropped = judged.where(F.col("reason").isNotNull()).select(*DOCUMENT_COLUMNS, "reason", "detail")
-        n_kept = write_table(kept, documents, files=files_for(counts["text_bytes_kept"], spark))
-        n_dropped = write_table(dropped, rejected, files=files_for(counts["text_bytes_in"], spark))
-        samples = _reject_samples(judged)
-    assert (n_kept, n_dropped) == (counts["documents_kept"], counts["documents_rejected"]), "tables lost records"
-    assert counts["documents_in"] == n_kept + n_dropped, "records in and out do not balance"
-    stats = write_json(job.output / "stats.json", {**_stats(groups), "reject_samples": samples})
+    Rules(recipe.clean, index)  # what a rule lacks is told before Spark starts, and its kernels are compiled once
+    tally = Tally.empty(recipe.clean)
+    with spark_session(job, input_bytes=sum(split.size for part in parts for split in part)) as spark:
+        numbers = spark.sparkContext.parallelize(range(len(parts)), len(parts))
+        for found in numbers.map(_cleaner(spark, job, parts, index)).collect():
+            tally.add(found)
+        moves = _find_moves(spark.read.parquet((scratch_of(job) / "ids").as_uri()), recipe).rdd
+        moved = moves.map(_mover(job)).collect()
+    for file, found in moved:
+        tally.add(found)
+        (documents / file).unlink()
+    counts = _counts(tally)
+    _refuse_nothing_kept(counts)
+    rows = (count_rows(documents), count_rows(rejected))
+    assert rows == (counts["documents_kept"], counts["documents_rejected"]), "tables lost records"
+    stats = write_json(job.output / "stats.json", _stats(tally))
     job.report(counts["documents_in"], counts["documents_in"], "documents")
     return Outcome(
         paths=[documents, rejected, stats],
@@ -62,71 +58,82 @@ def make(job: Job) -> Outcome:
     )
 
 
-def raw_files(recipe: Recipe) -> Files:
-    """Every raw file, with how its records are read."""
-    corpus = recipe.corpus
-    return [
-        (path, RecordFormat(corpus.id_field, corpus.text_field, corpus.inputs[index].source))
-        for index, path in expand_inputs(corpus)
-    ]
+def _cleaner(
+    spark: SparkSession, job: Job, parts: list[list[Split]], index: ContaminationIndex | None
+) -> Callable[[int], Tally]:
+    """Makes one part of the corpus."""
+    recipe, output, scratch = job.recipe, job.output.absolute(), scratch_of(job)
+    shared = spark.sparkContext.broadcast((parts, index))
+
+    def clean(part: int) -> Tally:
+        splits, texts = shared.value
+        return clean_part(
+            part,
+            splits[part],
+            Rules(recipe.clean, texts),
+            output=output,
+            scratch=scratch,
+            max_record_bytes=recipe.corpus.max_record_bytes,
+            attempt=uuid.uuid4().hex,
+        )
+
+    return clean
 
 
-def judge_corpus(spark: SparkSession, recipe: Recipe, files: Files, index: ContaminationIndex | None) -> DataFrame:
-    """One row of JUDGED for every record of `files`."""
-    clean, shared = recipe.clean, spark.sparkContext.broadcast(index)
+def _mover(job: Job) -> Callable[[Row], tuple[str, Tally]]:
+    """Takes rows out of one file of documents/: (the file, what changes in the counts)."""
+    clean, output = job.recipe.clean, job.output.absolute()
 
-    def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return read_batches((n for batch in batches for n in batch.column("id").to_pylist()), files)
+    def move(row: Row) -> tuple[str, Tally]:
+        reasons = {int(at["row"]): str(at["reason"]) for at in row["rows"]}
+        return row["file"], move_rows(row["file"], reasons, clean, output=output, attempt=uuid.uuid4().hex)
 
-    def judge(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return judge_batches(batches, Rules(clean, shared.value), files)
+    return move
 
-    return (
-        spark.range(0, len(files), 1, numPartitions=len(files))
-        .mapInArrow(read, from_arrow_schema(RAW))
-        .repartition(partitions_of(spark), "id")
-        .sortWithinPartitions("id", "file", "line")
-        .mapInArrow(judge, from_arrow_schema(JUDGED))
+
+def _find_moves(ids: DataFrame, recipe: Recipe) -> DataFrame:
+    """(file, rows) of documents that another of the same id, or its input's limit, takes out; few, as a rule.
+
+    Of several documents of one id stays the one with the least hash of its text; of an input with a limit stay those
+    with the least hash of their id: whatever the order of the inputs.
+    """
+    same = Window.partitionBy("high", "low").orderBy("text_hash", "file", "row")
+    ids = ids.withColumn("number", F.row_number().over(same)).withColumn(
+        "reason", F.when(F.col("number") > 1, "duplicate_id")
     )
+    moved = ids.where(F.col("reason").isNotNull()).select("file", "row", "reason")
+    for entry, given in enumerate(recipe.corpus.inputs):
+        if given.max_documents is None:
+            continue
+        least = Window.partitionBy("entry").orderBy("high", "low")
+        limited = ids.where((F.col("entry") == entry) & F.col("reason").isNull())
+        beyond = limited.withColumn("place", F.row_number().over(least)).where(F.col("place") > given.max_documents)
+        moved = moved.unionByName(beyond.select("file", "row", F.lit("source_limit").alias("reason")))
+    return moved.groupBy("file").agg(F.collect_list(F.struct("row", "reason")).alias("rows"))
 
 
 def _index(recipe: Recipe) -> ContaminationIndex | None:
     n = recipe.clean.decontaminate_ngram_words
     if n is None:
         return None
-    files = [(path, recipe.corpus.text_field) for path in recipe.clean.decontaminate_files]
+    files = [(path, recipe.corpus.fields.text) for path in recipe.clean.decontaminate_files]
     if recipe.finetune is not None:
         files += [(path, recipe.finetune.text_field) for path in (recipe.finetune.validation, recipe.finetune.test)]
-    return index_evaluation_texts(files, ngram_words=n)
+    return index_evaluation_texts(files, ngram_words=n) if files else None
 
 
-def _count(judged: DataFrame) -> list[Row]:
-    """Documents and bytes for each source, reason, identified language and power of two of the length."""
-    well_formed = F.col("identified").isNotNull()
-    octave = F.when(well_formed, F.length(F.bin(F.length("text"))) - 1)  # floor(log2(characters))
-    grouped = judged.groupBy("source", "reason", "identified", octave.alias("octave"))
-    rows: list[Row] = grouped.agg(
-        F.count(F.lit(1)).alias("documents"),
-        F.sum("text_bytes").alias("bytes_in"),
-        F.sum(F.octet_length("text")).alias("bytes_out"),
-    ).collect()
-    return rows
-
-
-def _counts(groups: list[Row]) -> dict[str, int]:
+def _counts(tally: Tally) -> dict[str, int]:
     """The manifest's counts."""
-    counts = Counter(
-        documents_in=0, documents_kept=0, documents_rejected=0, text_bytes_in=0, text_bytes_kept=0
-    )  # a zero is told too
-    for group in groups:
-        counts["documents_in"] += group["documents"]
-        counts["text_bytes_in"] += group["bytes_in"]
-        if group["reason"] is None:
-            counts["documents_kept"] += group["documents"]
-            counts["text_bytes_kept"] += group["bytes_out"]
+    counts = Counter(documents_in=0, documents_kept=0, documents_rejected=0, text_bytes_kept=0)  # a zero is told too
+    counts["text_bytes_in"] = tally.text_bytes_in
+    for group, documents in tally.documents.items():
+        counts["documents_in"] += documents
+        if group.reason is None:
+            counts["documents_kept"] += documents
+            counts["text_bytes_kept"] += tally.text_bytes[group]
         else:
-            counts["documents_rejected"] += group["documents"]
-            counts[f"rejected.{group['reason']}"] += group["documents"]
+            counts["documents_rejected"] += documents
+            counts[f"rejected.{group.reason}"] += documents
     return dict(sorted(counts.items()))
 
 
@@ -135,10 +142,10 @@ def _refuse_nothing_kept(counts: dict[str, int]) -> None:
         return
     reasons = {name.removeprefix("rejected."): n for name, n in counts.items() if name.startswith("rejected.")}
     if not reasons:
-        raise UserError("clean found no record in corpus.inputs; give files with one JSON object a line")
+        raise UserError("clean found no record in corpus.inputs; give files that hold documents")
     most = max(reasons, key=lambda reason: reasons[reason])
     advice = {
-        "malformed": "give files with one JSON object a line",
+        "malformed": "look at corpus.inputs.0.format and corpus.fields",
         "language": "add its language to clean.languages",
         "contaminated": "raise clean.decontaminate_ngram_words",
     }.get(most, f"loosen clean.{most.partition('.')[0]}")
@@ -146,47 +153,52 @@ def _refuse_nothing_kept(counts: dict[str, int]) -> None:
     raise UserError(f"clean kept none of {documents} documents; {most} took most ({reasons[most]}); {advice}")
 
 
-def _stats(groups: list[Row]) -> dict[str, Json]:
+def _stats(tally: Tally) -> dict[str, Json]:
     """What stats.json tells, all keys sorted."""
     rejected: Counter[str] = Counter()
     languages: Counter[str] = Counter()
-    sources: dict[str, Counter[str]] = defaultdict(lambda: Counter(**{"in": 0, "kept": 0, "bytes_kept": 0}))
+    sources: dict[str, dict[str, int]] = {}
     lengths: dict[bool, Counter[int]] = {True: Counter(), False: Counter()}
-    for group in groups:
-        documents, is_kept = group["documents"], group["reason"] is None
-        sources[group["source"]]["in"] += documents
-        if is_kept:
-            sources[group["source"]].update({"kept": documents, "bytes_kept": group["bytes_out"]})
-        else:
-            rejected[group["reason"]] += documents
-        if group["identified"] is not None:
-            languages[group["identified"]] += documents
-            lengths[is_kept][group["octave"]] += documents
+    for group, documents in tally.documents.items():
+        figures = sources.setdefault(group.source, {"in": 0, "kept": 0, "bytes_kept": 0})
+        figures["in"] += documents
+        if group.reason is None:
+            figures["kept"] += documents
+            figures["bytes_kept"] += tally.text_bytes[group]
+        elif documents:
+            rejected[group.reason] += documents
+        if group.language is not None:
+            languages[group.language] += documents
+        if group.octave is not None:
+            lengths[group.reason is None][group.octave] += documents
     octaves = lengths[True].keys() | lengths[False].keys()
     span = range(min(octaves), max(octaves) + 1)
     return {
         "rejected": dict(sorted(rejected.items())),
         "languages": dict(sorted(languages.items())),
-        "sources": {source: dict(figures) for source, figures in sorted(sources.items())},
+        "sources": {source: {**figures} for source, figures in sorted(sources.items())},
         "length_histogram": {
             "edges_characters": [2**octave for octave in [*span, span.stop]],
             "kept": [lengths[True][octave] for octave in span],
             "rejected": [lengths[False][octave] for octave in span],
         },
+        "measurements": tally.histograms.tell(),
+        "pii": _nested(tally.pii),
+        "contamination": [
+            {"text": name, "documents": n}
+            for name, n in sorted(tally.contamination.items(), key=lambda item: (-item[1], item[0]))[:MOST_TOLD]
+        ],
+        "edited": _nested(tally.edited),
+        "reject_samples": {
+            reason: [{"id": id_, "detail": detail, "text": text} for id_, detail, text in samples]
+            for reason, samples in sorted(tally.samples.items())
+        },
     }
 
 
-def _reject_samples(judged: DataFrame) -> dict[str, Json]:
-    """Of each reason, the rejected documents with the least ids."""
-    columns = ["reason", "id", "detail", F.substring("text", 1, SAMPLE_CHARACTERS).alias("text")]
-    rank = F.row_number().over(Window.partitionBy("reason").orderBy("id", "detail", "text"))
-    rows = judged.where(F.col("reason").isNotNull()).select(columns).withColumn("rank", rank)
-    samples: defaultdict[str, list[Json]] = defaultdict(list)
-    for row in sorted(
-        rows.where(F.col("rank") <= SAMPLES_PER_REASON).collect(), key=lambda r: (r["reason"], r["rank"])
-    ):
-        samples[row["reason"]].append({name: row[name] for name in ("id", "detail", "text")})
-    return dict(samples)
+def _nested(counter: Counter[tuple[str, str]]) -> dict[str, Json]:
+    names = sorted({name for name, _ in counter})
+    return {name: {what: n for (whose, what), n in sorted(counter.items()) if whose == name} for name in names}
 
 
 if __name__ == "__main__":

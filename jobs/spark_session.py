@@ -43,7 +43,7 @@ def spark_session(job: Job, *, input_bytes: int) -> Iterator[SparkSession]:
 
     While it stands, the job reports how many of Spark's tasks are done. Raises SetupError if no Java starts.
     """
-    scratch = job.output.absolute() / SCRATCH
+    scratch = scratch_of(job)
     scratch.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     logging.getLogger("py4j").setLevel(logging.WARNING)
@@ -63,6 +63,18 @@ def spark_session(job: Job, *, input_bytes: int) -> Iterator[SparkSession]:
         watch.join()
         session.stop()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def scratch_of(job: Job) -> Path:
+    """The folder of files that the job needs while it runs; every task sees it, no manifest lists it."""
+    return job.output.absolute() / SCRATCH
+
+
+def count_rows(folder: Path) -> int:
+    """Rows of all Parquet files in `folder`; what a killed task left there is removed."""
+    for path in folder.glob(".*"):
+        path.unlink()
+    return sum(int(pq.read_metadata(path).num_rows) for path in folder.iterdir())
 
 
 def partitions_of(session: SparkSession) -> int:
@@ -104,12 +116,17 @@ def _start(job: Job, scratch: Path, input_bytes: int) -> SparkSession:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.memory": cluster.driver_memory,
+        "spark.executor.memory": cluster.executor_memory,
+        "spark.executorEnv.PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "spark.sql.parquet.columnarReaderBatchSize": "256",  # rows of texts: 4,096 long ones do not fit the heap
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "1000",
         "spark.sql.execution.arrow.maxBytesPerBatch": str(32 << 20),
         "spark.sql.inMemoryColumnarStorage.batchSize": "1000",
         "spark.sql.warehouse.dir": str(scratch / "warehouse"),
     }
+    if "//127.0.0.1:" in cluster.master or "//localhost:" in cluster.master:
+        conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     if cluster.master.startswith("local"):
         quiet = scratch / "log4j2.properties"
         quiet.write_text(_QUIET, encoding="utf-8")

@@ -28,19 +28,32 @@ def _nothing(_: Recipe) -> list[RawFile]:
 def _clean_decisions(recipe: Recipe) -> dict[str, Json]:
     decisions: dict[str, Json] = {
         "corpus": _section(recipe.corpus, without=frozenset({"inputs"})),
-        "clean": _section(recipe.clean, without=frozenset({"decontaminate_files"})),
+        "clean": _section(recipe.clean, without=frozenset({"preset", "decontaminate_files"})),
     }
+    limits: list[Json] = [entry.max_documents for entry in recipe.corpus.inputs]
+    if any(limits):
+        decisions["max_documents"] = limits
     if recipe.finetune is not None and recipe.clean.decontaminate_ngram_words is not None:
         decisions["finetune"] = {"text_field": recipe.finetune.text_field}
     return decisions
 
 
 def _clean_files(recipe: Recipe) -> list[RawFile]:
-    sources = [entry.source for entry in recipe.corpus.inputs]
     files = [
-        RawFile(Path(path), f"corpus.inputs.{index}.path", "corpus", {"source": sources[index]})
-        for index, path in expand_inputs(recipe.corpus)
+        RawFile(
+            Path(raw.path),
+            f"corpus.inputs.{raw.entry}.path",
+            "corpus",
+            {"source": raw.source, "format": raw.format, "fields": _section(raw.fields)},
+        )
+        for raw in expand_inputs(recipe.corpus)
     ]
+    clean = recipe.clean
+    if clean.url is not None:
+        named = enumerate(clean.url.domain_files)
+        files += [RawFile(Path(path), f"clean.url.domain_files.{i}", "domains", {}) for i, path in named]
+    if clean.classifier is not None:
+        files.append(RawFile(Path(clean.classifier.model), "clean.classifier.model", "classifier", {}))
     if recipe.clean.decontaminate_ngram_words is None:
         return files
     listed = [(path, f"clean.decontaminate_files.{i}") for i, path in enumerate(recipe.clean.decontaminate_files)]
@@ -69,7 +82,7 @@ STAGES = [
         name="clean",
         module="jobs.clean_corpus",
         engine="spark",
-        revision=1,
+        revision=2,
         reads=(),
         decisions=_clean_decisions,
         raw_files=_clean_files,
@@ -78,7 +91,7 @@ STAGES = [
         name="dedup",
         module="jobs.dedup_corpus",
         engine="spark",
-        revision=1,
+        revision=2,
         reads=("clean",),
         decisions=lambda recipe: {"dedup": _section(recipe.dedup)},
         raw_files=_nothing,

@@ -143,7 +143,7 @@ def _lengths(clean: CleanStats) -> Iterator[Figure]:
 def _languages(evidence: Evidence, clean: CleanStats) -> Iterator[Figure]:
     if not clean.languages:
         return
-    wanted, whole = evidence.recipe.clean.languages, sum(clean.languages.values())
+    wanted, whole = evidence.recipe.clean.languages or (), sum(clean.languages.values())
     ranked = sorted(clean.languages.items(), key=lambda item: (-item[1], item[0]))
     bars = [
         Bar(

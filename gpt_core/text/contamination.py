@@ -11,38 +11,58 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gpt_core.errors import InputError
-from gpt_core.text.document import Rejection
-from gpt_core.text.read import RecordFormat, read_documents
-from gpt_core.text.words import Hashes, Splitter, Tokens, hash_sequence, ngram_hashes
+from gpt_core.recipe import Fields
+from gpt_core.text.lines import Table, find, table_size
+from gpt_core.text.read import read_texts
+from gpt_core.text.words import Hashes, hash_all, hash_ngrams, hash_words, kernel
+
+NONE, SHARED, WHOLE = 0, 1, 2
+_ONE = np.uint64(1)
 
 
 @dataclass(frozen=True, slots=True)
 class ContaminationIndex:
-    """Where each n-gram of the evaluation texts stands. 12 bytes an n-gram."""
+    """Which evaluation text has an n-gram: a hash table, 48 bytes an n-gram at most."""
 
     ngram_words: int
-    grams: Hashes  # sorted, distinct
-    owners: npt.NDArray[np.int32]  # entry of `names`, for each of `grams`
-    whole: dict[int, int]  # hash of all words of a short text -> entry of `names`
+    keys: Table
+    owners: npt.NDArray[np.int32]  # entry of `names` for each key; -1 - entry: the key is a whole short text
     names: Sequence[str]  # "file id" of each evaluation text
 
-    def judge(self, tokens: Tokens) -> Rejection | None:
-        """None, or which evaluation text the document repeats first."""
-        words = tokens.words
-        owner = self.whole.get(hash_sequence(words)) if self.whole else None
-        if owner is not None:
-            return Rejection("contaminated", f"is the evaluation text {self.names[owner]}")
-        grams = ngram_hashes(words, self.ngram_words)
-        if not len(grams) or not len(self.grams):
-            return None
-        places = np.searchsorted(self.grams, grams)
-        np.minimum(places, len(self.grams) - 1, out=places)
-        hits = np.flatnonzero(self.grams[places] == grams)
-        if not len(hits):
-            return None
-        name = self.names[self.owners[places[hits[0]]]]
-        return Rejection("contaminated", f"shares {self.ngram_words} words in a row with {name}")
+    def tell(self, owner: int) -> str:
+        """What a document has in common with an evaluation text; `owner` as find_contamination gives it."""
+        if owner < 0:
+            return f"is the evaluation text {self.names[-1 - owner]}"
+        return f"shares {self.ngram_words} words in a row with {self.names[owner]}"
+
+
+@kernel
+def find_contamination(
+    words: Hashes, count: int, n: int, grams: Hashes, keys: Table, owners: npt.NDArray[np.int32]
+) -> tuple[bool, int]:
+    """(whether the first `count` words hold a key, whose it is that stands first)."""
+    mask = np.uint64(len(keys) - 1)
+    if count < n:
+        key = hash_all(words, count) | _ONE
+        at = find(keys, mask, key)
+        return keys[at] == key and owners[at] < 0, owners[at]
+    for i in range(hash_ngrams(words, count, n, grams)):
+        key = grams[i] | _ONE
+        at = find(keys, mask, key)
+        if keys[at] == key and owners[at] >= 0:
+            return True, owners[at]
+    return False, 0
+
+
+@kernel
+def _insert(keys: Table, owners: npt.NDArray[np.int32], found: Hashes, owner: int) -> None:
+    mask = np.uint64(len(keys) - 1)
+    for i in range(len(found)):
+        key = found[i] | _ONE
+        at = find(keys, mask, key)
+        if keys[at] != key:  # an n-gram in two texts belongs to the first
+            keys[at] = key
+            owners[at] = owner
 
 
 def index_evaluation_texts(files: Iterable[tuple[str, str]], *, ngram_words: int) -> ContaminationIndex:
@@ -50,28 +70,19 @@ def index_evaluation_texts(files: Iterable[tuple[str, str]], *, ngram_words: int
 
     Raises InputError for a file that cannot be read and for a record without a text.
     """
-    splitter = Splitter()
     names: list[str] = []
-    grams: list[Hashes] = [np.empty(0, np.uint64)]
-    whole: dict[int, int] = {}
+    found: list[tuple[Hashes, int]] = []
     for path, text_field in files:
-        for name, text in _read_texts(path, text_field):
-            words = splitter.split(text).words
-            found = ngram_hashes(words, ngram_words)
-            if not len(found):
-                whole.setdefault(hash_sequence(words), len(names))
-            grams.append(found)
+        for name, text in read_texts(path, Fields(text=text_field)):
+            words = hash_words(text)
+            if len(words) < ngram_words:
+                found.append((np.array([hash_all(words, len(words))], np.uint64), -1 - len(names)))
+            else:
+                grams = np.empty(len(words), np.uint64)
+                found.append((grams[: hash_ngrams(words, len(words), ngram_words, grams)], len(names)))
             names.append(name)
-    owners = np.repeat(np.arange(-1, len(names), dtype=np.int32), [len(found) for found in grams])
-    distinct, first = np.unique(np.concatenate(grams), return_index=True)
-    return ContaminationIndex(ngram_words, distinct, owners[first], whole, names)
-
-
-def _read_texts(path: str, text_field: str) -> Iterable[tuple[str, str]]:
-    try:
-        for _, document in read_documents(path, RecordFormat(text_field=text_field, source=path)):
-            if document.rejection is not None:
-                raise InputError(f"{document.rejection.detail}; evaluation texts must all be read")
-            yield f"{path.rpartition('/')[2]} {document.id}", document.text
-    except OSError as error:
-        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}; it holds evaluation texts") from None
+    size = table_size(sum(len(grams) for grams, _ in found))
+    keys, owners = np.zeros(size, np.uint64), np.zeros(size, np.int32)
+    for grams, owner in found:
+        _insert(keys, owners, grams, owner)
+    return ContaminationIndex(ngram_words, keys, owners, names)

@@ -1,10 +1,11 @@
 """The document, the rejection, and their tables as Arrow sees them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import pyarrow as pa
 
+EXCERPT_CHARACTERS = 1_000
 METADATA = pa.map_(pa.string(), pa.string())
 # Spark exchanges strings with 32-bit offsets; a batch stays far below their 2 GiB.
 DOCUMENT_FIELDS = [
@@ -36,3 +37,16 @@ class Document:
     language: str | None = None
     metadata: dict[str, str | None] = field(default_factory=dict)
     rejection: Rejection | None = None
+    place: str = ""  # file and line, row, byte or record
+
+    def rejected(self, rejection: Rejection) -> "Document":
+        """The same document, rejected."""
+        return replace(self, rejection=rejection)
+
+
+def malformed(place: str, why: str, *, source: str, excerpt: str = "") -> Document:
+    """The rejected document that stands for what could not be read."""
+    text = excerpt[:EXCERPT_CHARACTERS].replace("\0", "\ufffd")
+    return Document(
+        id=place, text=text, source=source, rejection=Rejection("malformed", f"{place}: {why}"), place=place
+    )

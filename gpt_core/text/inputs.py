@@ -2,23 +2,43 @@
 
 import glob
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from gpt_core.errors import InputError
-from gpt_core.recipe import Corpus
+from gpt_core.recipe import Corpus, Fields
 
-FOREIGN = frozenset(
-    {".arrow", ".avro", ".bz2", ".csv", ".lz4", ".parquet", ".tsv", ".warc", ".wet", ".xz", ".zip", ".zst"}
-)
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".md": "text",
+    ".wet": "wet",
+    ".warc": "warc",
+}
+COMPRESSIONS = (".gz", ".zst")
 
 
-def expand_inputs(corpus: Corpus) -> list[tuple[int, str]]:
-    """(index of the entry in corpus.inputs, path) of every raw file: entries in order, a glob's files by name.
+@dataclass(frozen=True, slots=True)
+class RawInput:
+    """One raw file, and how its records are read."""
 
-    Raises InputError that names the entry for a file that is missing, unreadable, no JSONL or listed twice, and
-    for a glob without files.
+    entry: int  # in corpus.inputs
+    path: str
+    format: str
+    fields: Fields
+    source: str | None  # of every record, where given
+
+
+def expand_inputs(corpus: Corpus) -> list[RawInput]:
+    """Every raw file: the entries of corpus.inputs in order, a glob's files by name.
+
+    Raises InputError that names the entry for a file that is missing, unreadable, of unknown format or listed
+    twice, and for a glob without files.
     """
-    found: list[tuple[int, str]] = []
+    found: list[RawInput] = []
     seen: dict[str, int] = {}
     for index, entry in enumerate(corpus.inputs):
         field = f"corpus.inputs.{index}.path: {entry.path}"
@@ -28,13 +48,20 @@ def expand_inputs(corpus: Corpus) -> list[tuple[int, str]]:
             if key in seen:
                 raise InputError(f"{field}: {path} is already read by corpus.inputs.{seen[key]}; leave one of them out")
             seen[key] = index
-            found.append((index, path))
+            fmt = _format(path, field, index) if entry.format == "auto" else entry.format
+            found.append(RawInput(index, path, fmt, entry.fields or corpus.fields, entry.source))
     return found
 
 
 def stem(path: str) -> str:
-    """The file's name without .gz and its extension: the source of records that name none."""
-    return Path(path.removesuffix(".gz")).stem
+    """The file's name without its compression and its extension: the source of records that name none."""
+    return Path(_uncompressed(path)).stem
+
+
+def _uncompressed(path: str) -> str:
+    for ending in COMPRESSIONS:
+        path = path.removesuffix(ending)
+    return path
 
 
 def _match(path: str, field: str) -> list[str]:
@@ -52,7 +79,16 @@ def _check(path: str, field: str) -> None:
         raise InputError(f"{field}: no such file; relative paths count from {Path.cwd()}")
     if not Path(path).is_file():
         raise InputError(f"{field}: is a folder; give a file, or a glob such as {Path(path) / '*.jsonl.gz'}")
-    if Path(path.removesuffix(".gz")).suffix.lower() in FOREIGN:
-        raise InputError(f"{field}: {path} is no JSONL file; give one JSON object a line, plain or .gz")
     if not os.access(path, os.R_OK):
         raise InputError(f"{field}: {path} may not be read; check its permissions")
+
+
+def _format(path: str, field: str, index: int) -> str:
+    ending = Path(_uncompressed(path)).suffix.lower()
+    if ending not in FORMATS:
+        known = ", ".join(FORMATS)
+        raise InputError(
+            f"{field}: {path} has an ending that says no format (known: {known}, with .gz or .zst or without); "
+            f"set corpus.inputs.{index}.format"
+        )
+    return FORMATS[ending]

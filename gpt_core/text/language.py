@@ -5,12 +5,17 @@ The model is loaded at the first use, once a process (1 MB, some 10 ms). Nothing
 
 import functools
 import importlib.resources
+from collections.abc import Mapping
 
 import fasttext
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gpt_core.text.document import Rejection
 
-EXAMINED_CHARACTERS = 4_096  # more changes no verdict on prose and costs 0.13 CPU-seconds a MB
+EXAMINED_CHARACTERS = 2_048  # more changes no verdict on prose and costs 0.13 CPU-seconds a MB
 
 
 def identify_language(text: str) -> tuple[str, float]:
@@ -23,15 +28,25 @@ def identify_language(text: str) -> tuple[str, float]:
     return labels[0].removeprefix("__label__"), min(float(scores[0]), 1.0)
 
 
-def judge_language(found: tuple[str, float], *, languages: tuple[str, ...], min_score: float) -> Rejection | None:
+def identify_languages(texts: pa.Array) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """(codes, confidences) of every text."""
+    beginnings = pc.utf8_slice_codeunits(texts, 0, EXAMINED_CHARACTERS).to_pylist()
+    found = [identify_language(text) for text in beginnings]
+    return [code for code, _ in found], np.array([score for _, score in found])
+
+
+def judge_language(
+    found: tuple[str, float], *, languages: tuple[str, ...], min_score: float, min_scores: Mapping[str, float]
+) -> Rejection | None:
     """None if the identified language is among `languages`, surely enough; any is where `languages` is empty."""
     code, score = found
     if not languages:
         return None
     if code not in languages:
         return Rejection("language", f"{code} ({score:.2f}) is not among {', '.join(languages)}")
-    if score < min_score:
-        return Rejection("language", f"{code} with confidence {score:.2f} < {min_score:g}")
+    least = min_scores.get(code, min_score)
+    if score < least:
+        return Rejection("language", f"{code} with confidence {score:.2f} < {least:g}")
     return None
 
 

@@ -1,77 +1,139 @@
-"""The per-document halves of `dedup` over Arrow batches: sketch every document, and verify candidate pairs.
-
-A document's key orders documents by preference: the longest text first, then the least id. Of duplicates, the
-one with the least key is kept.
-"""
+"""The per-document halves of `dedup` over Arrow arrays: sketch every document, and verify candidate pairs."""
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from gpt_core.recipe import Dedup
-from gpt_core.text.minhash import MinHasher, exact_key, jaccard, shingles
-from gpt_core.text.words import Hashes, Splitter
-
-SKETCH = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("exact", pa.string(), nullable=False),  # equal for texts that differ in case and white space alone
-        pa.field("bands", pa.list_(pa.int64()), nullable=False),
-    ]
+from gpt_core.text.characters import character_tables
+from gpt_core.text.lines import table_size
+from gpt_core.text.minhash import (
+    Bands,
+    Permutations,
+    common_shingles,
+    draw_permutations,
+    hash_bands,
+    make_shingles,
+    sign,
 )
+from gpt_core.text.words import Bytes, Hashes, Offsets, Scratch, buffers, keep_words, kernel, split_words
+
 PAIR = pa.schema(
     [
-        pa.field("member", pa.string(), nullable=False),
-        pa.field("head", pa.string(), nullable=False),
+        pa.field("member", pa.int64(), nullable=False),
+        pa.field("head", pa.int64(), nullable=False),
         pa.field("jaccard", pa.float64(), nullable=False),
     ]
 )
-KEY_DIGITS = 10
-_LONGEST = 10**KEY_DIGITS - 1
 
 
-def preference_key(id_: str, text: str) -> str:
-    """Sorts longer texts first, equally long ones by id."""
-    return f"{_LONGEST - len(text):0{KEY_DIGITS}d}{id_}"
+class Sketcher:
+    """Band hashes, batch after batch. One a thread: it keeps its scratch arrays."""
+
+    def __init__(self, dedup: Dedup) -> None:
+        self.dedup = dedup
+        self.scratch = Scratch()
+        self.classes, self.lower = character_tables()
+        self.factors, self.offsets = draw_permutations(count=dedup.bands * dedup.rows_per_band, seed=dedup.seed)
+
+    def bands(self, texts: pa.Array) -> Bands:
+        """(n, bands): the band hashes of every text of a string array without nulls."""
+        data, offsets = buffers(texts)
+        self.scratch.grow(int(np.diff(offsets).max(initial=0)) + 1)
+        found = np.empty((len(texts), self.dedup.bands), np.int64)
+        room = self.scratch
+        _sketch_all(
+            data,
+            offsets,
+            (self.classes, self.lower),
+            (room.hashes, room.folded, room.words, room.grams, room.lengths, room.kinds),
+            self.dedup.ngram_words,
+            self.factors,
+            self.offsets,
+            self.dedup.rows_per_band,
+            found,
+        )
+        return found
 
 
-def id_of(key: str) -> str:
-    """The id in a preference key."""
-    return key[KEY_DIGITS:]
+def signatures(texts: pa.Array, dedup: Dedup) -> Bands:
+    """(n, bands): the band hashes of every text."""
+    return Sketcher(dedup).bands(texts)
 
 
-def sketch_batches(batches: Iterable[pa.RecordBatch], dedup: Dedup) -> Iterator[pa.RecordBatch]:
-    """Batches of SKETCH, row by row, for batches with columns `id` and `text`."""
-    splitter = Splitter()
-    hasher = MinHasher(bands=dedup.bands, rows_per_band=dedup.rows_per_band, seed=dedup.seed)
-    for batch in batches:
-        keys, exact, bands = [], [], []
-        for id_, text in zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True):
-            keys.append(preference_key(id_, text))
-            exact.append(exact_key(text))
-            bands.append(hasher.band_hashes(shingles(splitter.split(text).words, dedup.ngram_words)))
-        yield pa.RecordBatch.from_arrays([pa.array(keys), pa.array(exact), pa.array(bands)], schema=SKETCH)
+class Verifier:
+    """The exact Jaccard similarity of two texts' shingles. One a thread."""
+
+    def __init__(self, *, ngram_words: int) -> None:
+        self.ngram_words = ngram_words
+        self.scratch = Scratch()
+        self.classes, self.lower = character_tables()
+        self.keys, self.is_met = np.empty(0, np.uint64), np.empty(0, np.bool_)
+
+    def shingles(self, text: str) -> Hashes:
+        """The shingles of a text, in order, repeated ones repeated."""
+        data = np.frombuffer(text.encode(), np.uint8)
+        room = self.scratch
+        room.grow(len(data) + 1)
+        count = split_words(
+            data, 0, len(data), self.classes, self.lower, room.hashes, room.folded, room.lengths, room.kinds
+        )
+        count = keep_words(room.folded, room.kinds, count, room.words)
+        return room.grams[: make_shingles(room.words, count, self.ngram_words, room.grams)].copy()
+
+    def jaccard(self, a: Hashes, b: Hashes) -> float:
+        """|A and B| / |A or B| of two sets of shingles, neither empty."""
+        self._size_table(max(len(a), len(b)))
+        return float(common_shingles(a, len(a), b, len(b), self.keys, self.is_met))
+
+    def _size_table(self, entries: int) -> None:
+        size = table_size(entries)
+        if size > len(self.keys):
+            self.keys, self.is_met = np.empty(size, np.uint64), np.empty(size, np.bool_)
 
 
 def verify_batches(batches: Iterable[pa.RecordBatch], *, ngram_words: int) -> Iterator[pa.RecordBatch]:
     """Batches of PAIR: the exact Jaccard similarity of the shingles of every pair.
 
-    Input columns: `head` and `member` (keys), `text`. Rows come head by head: first the head's own text, its member
-    null, then its members' texts. So a head with millions of members costs no memory.
+    Input columns: `head` and `member` (node numbers), `text`. Rows come head by head: first the head's own text, its
+    member null, then its members' texts. So a head with millions of members costs no memory.
     """
-    splitter = Splitter()
-    head: str | None = None
+    verifier = Verifier(ngram_words=ngram_words)
+    head: int | None = None
     of_head: Hashes = np.empty(0, np.uint64)
     for batch in batches:
-        found: list[tuple[str, str, float]] = []
-        for row in batch.to_pylist():
-            own = shingles(splitter.split(row["text"]).words, ngram_words)
-            if row["member"] is None:
-                head, of_head = row["head"], own
+        found: list[tuple[int, int, float]] = []
+        columns = (batch.column(name).to_pylist() for name in ("head", "member", "text"))
+        for whose, member, text in zip(*columns, strict=True):
+            own = verifier.shingles(text)
+            if member is None:
+                head, of_head = whose, own
                 continue
-            assert row["head"] == head, f"the text of {row['head']} must come before its members'"
-            found.append((row["member"], row["head"], jaccard(own, of_head)))
+            assert whose == head, f"the text of {whose} must come before its members'"
+            found.append((member, whose, verifier.jaccard(own, of_head)))
         if found:
-            columns = [pa.array(column) for column in zip(*found, strict=True)]
-            yield pa.RecordBatch.from_arrays(columns, schema=PAIR)
+            yield pa.RecordBatch.from_arrays([pa.array(column) for column in zip(*found, strict=True)], schema=PAIR)
+
+
+@kernel
+def _sketch_all(
+    data: Bytes,
+    offsets: Offsets,
+    tables: tuple[Bytes, npt.NDArray[np.uint32]],
+    tokens: tuple[Hashes, Hashes, Hashes, Hashes, npt.NDArray[np.int32], Bytes],
+    ngram_words: int,
+    factors: Permutations,
+    shifts: Permutations,
+    rows: int,
+    bands: Bands,
+) -> None:
+    classes, lower = tables
+    hashes, folded, words, grams, lengths, kinds = tokens
+    least = np.empty(len(factors), np.uint32)
+    for i in range(len(offsets) - 1):
+        count = split_words(data, offsets[i], offsets[i + 1], classes, lower, hashes, folded, lengths, kinds)
+        count = keep_words(folded, kinds, count, words)
+        sign(grams, make_shingles(words, count, ngram_words, grams), factors, shifts, least)
+        hash_bands(least, rows, bands[i])

@@ -1,63 +1,90 @@
 """Gopher's quality statistics: Rae et al. 2021, appendix A1.1; thresholds stand in the recipe.
 
-Words are words: punctuation counts neither as one nor against their alphabetic share. (datatrove 0.10 takes it for
-words without a letter; at the paper's 0.8 that drops one good English encyclopedia summary in eleven.) Lines are
-those with anything on them.
+Words are words: punctuation counts neither as one nor against their alphabetic share, unless
+gopher_quality.count_punctuation says so: then shares are of all tokens, as datatrove reckons. Words of scripts without
+spaces have no length to speak of and do not enter the mean. Lines are those with anything on them.
 """
 
 import numpy as np
+import numpy.typing as npt
 
-from gpt_core.recipe import GopherQuality
-from gpt_core.text.document import Rejection
-from gpt_core.text.words import Tokens
+from gpt_core.text.lines import begins_with_bullet, ends_in_ellipsis, trim
+from gpt_core.text.words import HAS_LETTER, IS_LONE, IS_WORD, Bytes, Hashes, Offsets, kernel
 
-BULLETS = ("\u2022", "-", "*")
-ELLIPSES = ("...", "\u2026")
-
-
-def judge_quality(text: str, tokens: Tokens, limits: GopherQuality) -> Rejection | None:
-    """None if `text`, whose tokens are `tokens`, lies within all limits, or the first limit it breaks."""
-    return _judge_words(text, tokens, limits) or _judge_lines(text, limits)
-
-
-def _judge_words(text: str, tokens: Tokens, limits: GopherQuality) -> Rejection | None:
-    words = int(np.count_nonzero(tokens.is_word))
-    if words < limits.min_words:
-        return _reject("min_words", f"{words} words < {limits.min_words}")
-    if words > limits.max_words:
-        return _reject("max_words", f"{words} words > {limits.max_words}")
-    n = max(words, 1)
-    mean = float(tokens.lengths[tokens.is_word].sum()) / n
-    if mean < limits.min_mean_word_length:
-        return _reject("min_mean_word_length", f"mean word length {mean:.2f} < {limits.min_mean_word_length:g}")
-    if mean > limits.max_mean_word_length:
-        return _reject("max_mean_word_length", f"mean word length {mean:.2f} > {limits.max_mean_word_length:g}")
-    for name, signs in (("#", text.count("#")), ("ellipses", sum(map(text.count, ELLIPSES)))):
-        if signs / n > limits.max_symbol_word_ratio:
-            return _reject(
-                "max_symbol_word_ratio", f"{name} to words {signs / n:.3f} > {limits.max_symbol_word_ratio:g}"
-            )
-    alphabetic = int(np.count_nonzero(tokens.has_letter & tokens.is_word)) / n
-    if alphabetic < limits.min_alphabetic_words:
-        return _reject(
-            "min_alphabetic_words", f"share of words with a letter {alphabetic:.3f} < {limits.min_alphabetic_words:g}"
-        )
-    if tokens.n_stop_words < limits.min_stop_words:
-        return _reject("min_stop_words", f"{tokens.n_stop_words} of the stop words < {limits.min_stop_words}")
-    return None
+Row = npt.NDArray[np.float64]
+MEASURES = (
+    "words",
+    "mean_word_length",
+    "hash_ratio",
+    "ellipsis_ratio",
+    "bullet_lines",
+    "ellipsis_lines",
+    "alphabetic_words",
+    "stop_words",
+)
 
 
-def _judge_lines(text: str, limits: GopherQuality) -> Rejection | None:
-    lines = [line for line in map(str.strip, text.split("\n")) if line]
-    n = max(len(lines), 1)
-    bullets = sum(line.startswith(BULLETS) for line in lines) / n
-    if bullets > limits.max_bullet_lines:
-        return _reject("max_bullet_lines", f"share of bullet lines {bullets:.3f} > {limits.max_bullet_lines:g}")
-    ellipses = sum(line.endswith(ELLIPSES) for line in lines) / n
-    if ellipses > limits.max_ellipsis_lines:
-        return _reject("max_ellipsis_lines", f"share of ellipsis lines {ellipses:.3f} > {limits.max_ellipsis_lines:g}")
-    return None
-
-
-def _reject(threshold: str, detail: str) -> Rejection:
-    return Rejection(f"gopher_quality.{threshold}", detail)
+@kernel
+def measure_quality(
+    data: Bytes,
+    start: int,
+    stop: int,
+    folded: Hashes,
+    lengths: npt.NDArray[np.int32],
+    kinds: Bytes,
+    n_tokens: int,
+    starts: Offsets,
+    stops: Offsets,
+    n_lines: int,
+    classes: Bytes,
+    stop_words: Hashes,
+    count_punctuation: bool,
+    out: Row,
+) -> None:
+    """`out` holds MEASURES of data[start:stop], whose tokens and lines are given."""
+    words = spaced = characters = alphabetic = 0
+    seen = 0
+    for i in range(n_tokens):
+        kind = kinds[i]
+        if not kind & IS_WORD:
+            continue
+        words += 1
+        if not kind & IS_LONE:
+            spaced += 1
+            characters += lengths[i]
+        if kind & HAS_LETTER:
+            alphabetic += 1
+        for j in range(len(stop_words)):
+            if folded[i] == stop_words[j]:
+                seen |= 1 << j
+    stop_words_seen = 0
+    while seen:
+        stop_words_seen += seen & 1
+        seen >>= 1
+    signs = dots = 0
+    at = start
+    while at < stop:
+        byte = data[at]
+        if byte == 35:
+            signs += 1
+        elif (byte == 46 or byte == 0xE2) and at + 3 <= stop and ends_in_ellipsis(data, at, at + 3):
+            dots += 1
+            at += 2
+        at += 1
+    bullets = ellipses = lines = 0
+    for i in range(n_lines):
+        begin, end = trim(data, starts[i], stops[i], classes)
+        if begin == end:
+            continue
+        lines += 1
+        bullets += begins_with_bullet(data, begin, end)
+        ellipses += ends_in_ellipsis(data, begin, end)
+    whole = max(1, n_tokens if count_punctuation else words)
+    out[0] = words
+    out[1] = characters / spaced if spaced else np.nan
+    out[2] = signs / whole
+    out[3] = dots / whole
+    out[4] = bullets / max(lines, 1)
+    out[5] = ellipses / max(lines, 1)
+    out[6] = alphabetic / whole
+    out[7] = stop_words_seen

@@ -1,150 +1,142 @@
-"""JSONL, plain or gzip, to documents; what cannot be read becomes a rejected record and the rest goes on.
+"""Raw files to Arrow batches of documents; what cannot be read becomes a rejected record and the rest goes on.
 
-A rejected record has reason `malformed`, detail `file:line: why`, id `file:line` and up to 1,000 characters of
-the line as its text. Lines of white space alone are no records. Memory: one line, at most MAX_LINE_BYTES.
+A rejected record has reason `malformed`, detail `place: why`, its place as id and up to 1,000 characters of what
+stood there as its text. Lines of white space alone are no records. A file is read in splits that depend on the file
+alone: pieces of plain lines, row groups of Parquet, other files whole.
 """
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from io import BufferedIOBase
 from pathlib import Path
 
-import xxhash
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from gpt_core.text.document import Document, Rejection
-from gpt_core.text.inputs import stem
+from gpt_core.errors import InputError
+from gpt_core.recipe import Fields
+from gpt_core.text.document import DOCUMENT_FIELDS, REJECTION_FIELDS, Document, malformed
+from gpt_core.text.inputs import COMPRESSIONS, RawInput, stem
+from gpt_core.text.read_lines import read_lines
+from gpt_core.text.read_parquet import read_rows
+from gpt_core.text.record import parse_record, plain_document
 
-MAX_LINE_BYTES = 64 << 20  # a longer line is no record of a document but a file without line ends
-EXCERPT_CHARACTERS = 1_000
+SPLIT_BYTES = 64 << 20
+BATCH_ROWS = 1_000
+BATCH_BYTES = 8 << 20
+
+RAW = pa.schema(
+    [
+        *DOCUMENT_FIELDS,
+        *REJECTION_FIELDS,
+        pa.field("text_bytes", pa.int64(), nullable=False),  # UTF-8 bytes of the text as it was read; malformed: 0
+        pa.field("place", pa.string(), nullable=False),  # file:line, file byte N, file row N, file record N
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
-class RecordFormat:
-    """Which fields of a record hold what. `source`, where given, is the source of every record."""
+class Split:
+    """A piece of a raw file: of plain lines those that begin at bytes start to stop, of Parquet row groups."""
 
-    id_field: str = "id"
-    text_field: str = "text"
-    source: str | None = None
-
-
-class _RecordError(ValueError):
-    """A record that holds no document; the message says why."""
+    input: RawInput
+    start: int
+    stop: int | None  # None: to the end
+    size: int  # bytes of the file, about
 
 
-def read_documents(path: str, fmt: RecordFormat) -> Iterator[tuple[int, Document]]:
-    """(line number from 1, document) for every record of the file, malformed ones as rejected documents.
+def plan_splits(inputs: Iterable[RawInput]) -> list[Split]:
+    """The splits of every file, in order. Reads sizes and the footers of Parquet files."""
+    return [split for given in inputs for split in _plan(given)]
+
+
+def read_split(split: Split, max_record_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Batches of RAW: every record of the split, malformed ones with their reason.
 
     Raises OSError only where the file cannot be opened or the disk fails.
     """
-    name = Path(path).name
-    for line, raw in read_lines(path):
-        if isinstance(raw, str):
-            yield line, _malformed(b"", name=name, line=line, why=raw, source=fmt.source or stem(path))
-        elif raw and not raw.isspace():
-            yield line, parse_record(raw, name=name, line=line, fmt=fmt)
+    rows: list[Document] = []
+    pending_bytes = 0
+    for document in _read(split, max_record_bytes):
+        rows.append(document)
+        pending_bytes += len(document.text)
+        if len(rows) == BATCH_ROWS or pending_bytes >= BATCH_BYTES:
+            yield _batch(rows)
+            rows, pending_bytes = [], 0
+    if rows:
+        yield _batch(rows)
 
 
-def read_lines(path: str) -> Iterator[tuple[int, bytes | str]]:
-    """(line number from 1, its bytes), or as the last item (line number, why the file cannot be read on)."""
-    line = 0
-    with _open(path) as stream:
+def read_texts(path: str, fields: Fields) -> Iterator[tuple[str, str]]:
+    """("file id", text) of every record of a JSONL file, plain or compressed: evaluation texts must all be read.
+
+    Raises InputError for a file that cannot be opened and for the first malformed record.
+    """
+    try:
+        for document in _read(Split(RawInput(0, path, "jsonl", fields, None), 0, None, 0), 1 << 30):
+            if document.rejection is not None:
+                raise InputError(f"{document.rejection.detail}; evaluation texts must all be read")
+            yield f"{Path(path).name} {document.id}", document.text
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}; it holds evaluation texts") from None
+
+
+def _plan(given: RawInput) -> list[Split]:
+    size = Path(given.path).stat().st_size
+    if given.format == "parquet":
         try:
-            while raw := stream.readline(MAX_LINE_BYTES):
-                line += 1
-                yield line, raw
-                while len(raw) == MAX_LINE_BYTES and not raw.endswith(b"\n"):  # drop the rest of an endless line
-                    raw = stream.readline(MAX_LINE_BYTES)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            yield line + 1, f"the gzip stream breaks off here ({error}); later lines are lost"
+            metadata = pq.read_metadata(given.path)
+        except (OSError, pa.ArrowInvalid):
+            return [Split(given, 0, 0, size)]  # told when it is read
+        groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
+        return [Split(given, i, i + 1, group) for i, group in enumerate(groups)] or [Split(given, 0, 0, size)]
+    if given.format in ("jsonl", "lines") and not given.path.endswith(COMPRESSIONS) and size > SPLIT_BYTES:
+        borders = [*range(0, size, SPLIT_BYTES), size]
+        return [Split(given, start, stop, stop - start) for start, stop in itertools.pairwise(borders)]
+    return [Split(given, 0, None, size)]
 
 
-def parse_record(raw: bytes, *, name: str, line: int, fmt: RecordFormat) -> Document:
-    """The document in one line of the file `name`; a rejected one if the line holds none. Never raises."""
-    try:
-        return _parse(raw, name=name, fmt=fmt)
-    except _RecordError as error:
-        return _malformed(raw, name=name, line=line, why=str(error), source=fmt.source or stem(name))
+def _read(split: Split, max_record_bytes: int) -> Iterator[Document]:
+    given = split.input
+    if given.format == "parquet":
+        yield from read_rows(given, split.start, split.stop or 0)
+    elif given.format in ("wet", "warc"):
+        from gpt_core.text.read_web import read_archive  # 0.3 s that only archives need
+
+        yield from read_archive(given, max_record_bytes)
+    else:
+        yield from _read_plain(split, max_record_bytes)
 
 
-def _open(path: str) -> BufferedIOBase:
-    return gzip.open(path, "rb") if path.endswith(".gz") else Path(path).open("rb")
+def _read_plain(split: Split, max_record_bytes: int) -> Iterator[Document]:
+    given, whole = split.input, split.input.format == "text"
+    name, source, found = Path(given.path).name, given.source or stem(given.path), False
+    for place, raw in read_lines(given.path, split.start, split.stop, max_record_bytes, whole=whole):
+        if isinstance(raw, str):
+            found = True
+            yield malformed(place, raw, source=source)
+        elif raw and not raw.isspace():
+            found = True
+            if given.format == "jsonl":
+                yield parse_record(raw, place=place, name=name, given=given)
+            else:
+                yield plain_document(raw, place=place, source=source)
+    if not found and split.start == 0:
+        yield malformed(name, "the file holds no record", source=source)
 
 
-def _malformed(raw: bytes, *, name: str, line: int, why: str, source: str) -> Document:
-    where = f"{name}:{line}"
-    excerpt = raw[: 4 * EXCERPT_CHARACTERS].decode("utf-8", errors="replace").rstrip("\r\n")[:EXCERPT_CHARACTERS]
-    return Document(id=where, text=excerpt, source=source, rejection=Rejection("malformed", f"{where}: {why}"))
-
-
-def _parse(raw: bytes, *, name: str, fmt: RecordFormat) -> Document:
-    record = _load(raw)
-    text = record.get(fmt.text_field)
-    if text is None:
-        raise _RecordError(f"the field {fmt.text_field!r} is missing")
-    if not isinstance(text, str):
-        raise _RecordError(f"the field {fmt.text_field!r} is {_kind(text)}, not a string")
-    if not text.strip():
-        raise _RecordError(f"the field {fmt.text_field!r} is empty")
-    if "\0" in text:
-        raise _RecordError(f"the field {fmt.text_field!r} has a NUL at character {text.index(chr(0))}")
-    identifier = _as_text(record.get(fmt.id_field)) or xxhash.xxh3_128_hexdigest(text.encode())
-    return Document(
-        id=identifier,
-        text=text,
-        source=fmt.source or _string(record.get("source")) or stem(name),
-        url=_string(record.get("url")),
-        language=_string(record.get("language")),
-        metadata=_read_metadata(record.get("metadata")),
-    )
-
-
-def _load(raw: bytes) -> dict[str, object]:
-    if len(raw) >= MAX_LINE_BYTES:
-        raise _RecordError(f"the line has {MAX_LINE_BYTES} bytes or more")
-    try:
-        line = raw.decode("utf-8").removeprefix("\ufeff").rstrip()
-    except UnicodeDecodeError as error:
-        raise _RecordError(f"byte {error.start} is not UTF-8") from None
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise _RecordError(f"broken JSON at character {error.pos}: {error.msg}") from None
-    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, a thousand brackets
-        raise _RecordError(f"JSON that is not read: {error}") from None
-    if not isinstance(record, dict):
-        raise _RecordError(f"the record is {_kind(record)}, not an object")
-    if b"\\u" in raw:
-        _refuse_surrogates(record)
-    return record
-
-
-def _refuse_surrogates(record: dict[str, object]) -> None:
-    r"""Half of a surrogate pair (`"\ud800"`) is JSON, but no text: nothing can encode it."""
-    try:
-        json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise _RecordError("an escape is half of a surrogate pair") from None
-
-
-def _read_metadata(value: object) -> dict[str, str | None]:
-    """Its values as strings, null as null; metadata that is no object stands under the key `metadata`."""
-    if value is None:
-        return {}
-    return {key: _as_text(item) for key, item in (value if isinstance(value, dict) else {"metadata": value}).items()}
-
-
-def _as_text(value: object) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _string(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _kind(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return {str: "a string", int: "a number", float: "a number", list: "an array"}.get(type(value), "an object")
+def _batch(rows: list[Document]) -> pa.RecordBatch:
+    columns = [
+        [row.id for row in rows],
+        [row.text for row in rows],
+        [row.source for row in rows],
+        [row.url for row in rows],
+        [row.language for row in rows],
+        [list(row.metadata.items()) for row in rows],
+        [row.rejection and row.rejection.reason for row in rows],
+        [row.rejection and row.rejection.detail for row in rows],
+        [0 if row.rejection else len(row.text.encode()) for row in rows],
+        [row.place for row in rows],
+    ]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, RAW, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=RAW)

@@ -1,107 +1,209 @@
-"""A text split into tokens, once, for all rules.
+"""A text split into tokens, once, for all rules: over its UTF-8 bytes, compiled by numba.
 
 A token is a word (letters, digits, marks and underscores; also don't and 1,234.5) or one other visible character.
-Each distinct token is looked at once a process, in a table of numpy columns; a document is then an array of rows of
-that table, and every rule is arithmetic on arrays.
+In scripts without spaces every letter is a word (characters.py). Of a token the rules need two 64-bit hashes, of its
+characters as they are written and in lower case, its length and its kind. 400 MB per CPU-second.
 """
 
-import re
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar, cast
 
+import numba
 import numpy as np
 import numpy.typing as npt
-import xxhash
+import pyarrow as pa
 
+from gpt_core.text.characters import CODE_POINTS, DIGIT, LETTER, LONE, MARK, SPACE, WORD, character_tables
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
+Offsets: TypeAlias = npt.NDArray[np.int64]
 
-STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")  # Rae et al. 2021, appendix A1.1
-TABLE_ROWS = 1 << 19  # some 60 MB when full; then the table begins anew
+IS_WORD, HAS_LETTER, IS_LONE = 1, 2, 4  # bits of a token's kind
 
-_TOKEN = re.compile(r"\w+(?:['\u2019]\w+|(?<=\d)[.,]\d\w*)*|[^\w\s]")
-_STARTS_WORD = re.compile(r"\w")
-_WORD, _LETTER, _FIRST_STOP = 1, 2, 2  # bits of a token's kind; stop word i has the bit 1 << (_FIRST_STOP + i)
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of an n-gram's first word is lost
+_STEP = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of what came before is lost
+_MIX = np.uint64(0xBF58476D1CE4E5B9)
+_SEED = np.uint64(0xCBF29CE484222325)
+_32, _29 = np.uint64(32), np.uint64(29)
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 
 
-class _Table(dict[str, int]):
-    """Token -> row of the columns. A token asked for the first time gets the next row."""
+def kernel(function: _Kernel) -> _Kernel:
+    """`function` compiled by numba at its first call, once a machine: the machine code is kept beside the module."""
+    return cast(_Kernel, numba.njit(cache=True, nogil=True)(function))
+
+
+@kernel
+def decode(data: Bytes, at: int) -> tuple[int, int]:
+    """(code point, where the next begins) of the UTF-8 sequence that begins at `at`."""
+    first = int(data[at])
+    if first < 0x80:
+        return first, at + 1
+    if first < 0xE0:
+        return (first & 0x1F) << 6 | int(data[at + 1]) & 0x3F, at + 2
+    second, third = int(data[at + 1]) & 0x3F, int(data[at + 2]) & 0x3F
+    if first < 0xF0:
+        return (first & 0x0F) << 12 | second << 6 | third, at + 3
+    return (first & 0x07) << 18 | second << 12 | third << 6 | int(data[at + 3]) & 0x3F, at + 4
+
+
+@kernel
+def mix(value: np.uint64) -> np.uint64:
+    """`value` with every bit spread over all bits; a bijection."""
+    value = (value ^ (value >> _32)) * _MIX
+    return value ^ (value >> _29)
+
+
+@kernel
+def split_words(
+    data: Bytes,
+    start: int,
+    stop: int,
+    classes: Bytes,
+    lower: npt.NDArray[np.uint32],
+    hashes: Hashes,
+    folded: Hashes,
+    lengths: npt.NDArray[np.int32],
+    kinds: Bytes,
+) -> int:
+    """The number of tokens in data[start:stop], which is UTF-8; the four arrays hold them from their beginning.
+
+    Each must have room for stop - start tokens. Lengths are characters.
+    """
+    count = 0
+    at = start
+    while at < stop:
+        code, following = decode(data, at)
+        kind = classes[code] if code < CODE_POINTS else np.uint8(0)
+        if kind & SPACE:
+            at = following
+            continue
+        written = folds = _SEED
+        written = (written ^ np.uint64(code)) * _STEP
+        folds = (folds ^ np.uint64(lower[code] if code < CODE_POINTS else code)) * _STEP
+        length = 1
+        traits = 0
+        at = following
+        if kind & WORD:
+            traits = IS_WORD
+            if kind & LETTER:
+                traits |= HAS_LETTER
+            is_lone = (kind & LONE) != 0
+            if is_lone:
+                traits |= IS_LONE
+            last_is_digit = (kind & DIGIT) != 0
+            while at < stop:
+                code, following = decode(data, at)
+                kind = classes[code] if code < CODE_POINTS else np.uint8(0)
+                if not kind & MARK:
+                    if is_lone or kind & LONE:
+                        break
+                    if not kind & WORD:  # only a sign between two parts of a word goes on: don't, 1,234.5
+                        is_apostrophe = code == 0x27 or code == 0x2019
+                        is_point = last_is_digit and (code == 0x2E or code == 0x2C)
+                        if following >= stop or not (is_apostrophe or is_point):
+                            break
+                        after, _ = decode(data, following)
+                        next_kind = classes[after] if after < CODE_POINTS else np.uint8(0)
+                        if next_kind & LONE or not next_kind & (DIGIT if is_point else WORD):
+                            break
+                    elif kind & LETTER:
+                        traits |= HAS_LETTER
+                    last_is_digit = (kind & DIGIT) != 0
+                written = (written ^ np.uint64(code)) * _STEP
+                folds = (folds ^ np.uint64(lower[code] if code < CODE_POINTS else code)) * _STEP
+                length += 1
+                at = following
+        hashes[count] = mix(written)
+        folded[count] = mix(folds)
+        lengths[count] = length
+        kinds[count] = traits
+        count += 1
+    return count
+
+
+@kernel
+def keep_words(folded: Hashes, kinds: Bytes, count: int, words: Hashes) -> int:
+    """The number of words among the first `count` tokens; `words` begins with their hashes in lower case."""
+    found = 0
+    for i in range(count):
+        if kinds[i] & IS_WORD:
+            words[found] = folded[i]
+            found += 1
+    return found
+
+
+@kernel
+def extend_ngrams(grams: Hashes, hashes: Hashes, n: int, count: int) -> int:
+    """grams[:count - n + 1], hashes of runs of n - 1 entries, become those of runs of n. Returns how many there are."""
+    found = max(0, count - n + 1)
+    for i in range(found):
+        grams[i] = grams[i] * _STEP + hashes[i + n - 1]
+    return found
+
+
+@kernel
+def hash_ngrams(hashes: Hashes, count: int, n: int, grams: Hashes) -> int:
+    """`grams` begins with a hash of every run of n of the first `count` entries; returns how many there are."""
+    found = max(0, count - n + 1)
+    leaving = np.uint64(1)
+    for _ in range(n):
+        leaving = leaving * _STEP
+    running = np.uint64(0)
+    for i in range(count):
+        running = running * _STEP + hashes[i]
+        if i >= n:
+            running = running - hashes[i - n] * leaving
+        if i >= n - 1:
+            grams[i - n + 1] = mix(running)
+    return found
+
+
+@kernel
+def hash_all(hashes: Hashes, count: int) -> np.uint64:
+    """One hash of a whole sequence."""
+    running = np.uint64(count)
+    for i in range(count):
+        running = mix(running * _STEP + hashes[i])
+    return running
+
+
+class Scratch:
+    """Room for the tokens of one document, kept from one to the next."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.hashes = np.zeros(TABLE_ROWS, np.uint64)
-        self.folded = np.zeros(TABLE_ROWS, np.uint64)
-        self.lengths = np.zeros(TABLE_ROWS, np.int32)
-        self.kinds = np.zeros(TABLE_ROWS, np.uint16)
+        self.room = 0
+        self.grow(1 << 16)
 
-    def __missing__(self, token: str) -> int:
-        row = len(self)
-        if row == len(self.kinds):  # a row once given stays until the document is done
-            self._double()
-        self[token] = row
-        lower = token.lower()
-        self.hashes[row] = xxhash.xxh3_64_intdigest(token.encode())
-        self.folded[row] = xxhash.xxh3_64_intdigest(lower.encode())
-        self.lengths[row] = len(token)
-        self.kinds[row] = _kind(token, lower)
-        return row
-
-    def _double(self) -> None:
-        rows = 2 * len(self.kinds)
-        for column in (self.hashes, self.folded, self.lengths, self.kinds):
-            column.resize(rows, refcheck=False)
+    def grow(self, tokens: int) -> None:
+        """All arrays have room for `tokens` entries."""
+        if tokens <= self.room:
+            return
+        self.room = tokens
+        self.hashes = np.empty(tokens, np.uint64)
+        self.folded = np.empty(tokens, np.uint64)
+        self.words = np.empty(tokens, np.uint64)
+        self.grams = np.empty(tokens, np.uint64)
+        self.lengths = np.empty(tokens, np.int32)
+        self.kinds = np.empty(tokens, np.uint8)
 
 
-class Tokens:
-    """The tokens of one document, in order. All arrays have one entry a token."""
-
-    def __init__(self, rows: npt.NDArray[np.int64], table: _Table) -> None:
-        self.hashes: Hashes = table.hashes[rows]  # of the token as it is written
-        self.folded: Hashes = table.folded[rows]  # of the token in lower case
-        self.lengths: npt.NDArray[np.int32] = table.lengths[rows]  # characters
-        kinds = table.kinds[rows]
-        self.is_word: npt.NDArray[np.bool_] = (kinds & _WORD) != 0
-        self.has_letter: npt.NDArray[np.bool_] = (kinds & _LETTER) != 0
-        self.n_stop_words = (int(np.bitwise_or.reduce(kinds, initial=0)) >> _FIRST_STOP).bit_count()  # distinct ones
-
-    @property
-    def words(self) -> Hashes:
-        """Hashes of the words alone, in lower case: what near-duplicates and evaluation texts are compared by."""
-        return self.folded[self.is_word]
+def buffers(texts: pa.Array) -> tuple[Bytes, Offsets]:
+    """(the UTF-8 bytes of all texts, the borders between them) of a string array without nulls; no copy of bytes."""
+    width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    _, borders, data = texts.buffers()
+    offsets = np.frombuffer(borders, width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8), offsets
 
 
-class Splitter:
-    """Splits texts and remembers every token it has seen. One a process."""
-
-    def __init__(self) -> None:
-        self.table = _Table()
-
-    def split(self, text: str) -> Tokens:
-        """The tokens of `text`."""
-        if len(self.table) >= TABLE_ROWS:
-            self.table = _Table()
-        found = _TOKEN.findall(text)
-        return Tokens(np.fromiter(map(self.table.__getitem__, found), np.int64, len(found)), self.table)
-
-
-def ngram_hashes(hashes: Hashes, n: int) -> Hashes:
-    """A hash of every run of n entries, in order: len(hashes) - n + 1 of them, none where there are fewer than n."""
-    count = max(0, len(hashes) - n + 1)
-    grams = hashes[:count].copy()
-    for i in range(1, n):
-        grams *= _MULTIPLIER
-        grams += hashes[i : i + count]
-    return grams
-
-
-def hash_sequence(hashes: Hashes) -> int:
-    """One hash of a whole sequence of words."""
-    return xxhash.xxh3_64_intdigest(hashes.tobytes())
-
-
-def _kind(token: str, lower: str) -> int:
-    kind = _WORD if _STARTS_WORD.match(token) else 0
-    if any(map(str.isalpha, token)):
-        kind |= _LETTER
-    if lower in STOP_WORDS:
-        kind |= 1 << (_FIRST_STOP + STOP_WORDS.index(lower))
-    return kind
+def hash_words(text: str) -> Hashes:
+    """The words of `text` in order: hashes of them in lower case."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    scratch = Scratch()
+    scratch.grow(len(data))
+    classes, lower = character_tables()
+    count = split_words(
+        data, 0, len(data), classes, lower, scratch.hashes, scratch.folded, scratch.lengths, scratch.kinds
+    )
+    return scratch.words[: keep_words(scratch.folded, scratch.kinds, count, scratch.words)].copy()

@@ -9,15 +9,25 @@ import yaml
 from pydantic import BaseModel
 
 from gpt_core.errors import RecipeError
-from gpt_core.recipe import Recipe
+from gpt_core.recipe import C4, Classifier, Fields, FineWeb, LineDedup, Pii, Recipe, UrlRules
 from gpt_core.recipe_file import load_recipe, parse_recipe
 
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
 
 
 def resolved_demo() -> dict[str, Any]:
-    """Every field of the demo, defaults written out."""
-    return load_recipe(DEMO).model_dump(mode="json")
+    """Every field of the demo, defaults written out, with every section that it leaves out."""
+    tree = load_recipe(DEMO).model_dump(mode="json")
+    tree["corpus"]["inputs"][0]["fields"] = Fields().model_dump(mode="json")
+    tree["clean"] |= {
+        "url": UrlRules().model_dump(mode="json"),
+        "c4": C4().model_dump(mode="json"),
+        "fineweb": FineWeb().model_dump(mode="json"),
+        "classifier": Classifier(model="model.bin").model_dump(mode="json"),
+        "pii": Pii().model_dump(mode="json"),
+    }
+    tree["dedup"]["lines"] = LineDedup().model_dump(mode="json")
+    return tree
 
 
 def paths_in(tree: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -41,7 +51,8 @@ def put(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 ALL_FIELDS = paths_in(resolved_demo())
-SECTIONS = [(), *(path for path in ALL_FIELDS if isinstance(look(resolved_demo(), path), dict))]
+BY_LANGUAGE = ("clean", "min_language_scores")  # its keys are languages
+SECTIONS = [(), *(p for p in ALL_FIELDS if isinstance(look(resolved_demo(), p), dict) and p != BY_LANGUAGE)]
 
 
 @pytest.mark.parametrize("path", ALL_FIELDS, ids=lambda path: ".".join(map(str, path)))

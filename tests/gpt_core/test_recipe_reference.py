@@ -35,7 +35,7 @@ def test_every_field_has_a_row_under_its_section() -> None:
         "| `vocab_size` | integer | `32_768` | >= 257, <= 1_000_000 | Tokens, special ones in. |",
         "| `architecture` | `gpt2` or `qwen3` | `gpt2` |  | Which block. |",
         "| `inputs` | list of sections | required |  | Where the raw documents are. |",
-        "| `gopher_quality` | section or null | see below |  | Quality statistics. |",
+        "| `gopher_quality` | section or null | see below |  | Quality statistics; presets: gopher, fineweb. |",
         "| `seed` | integer | `0` | >= 0, < 2^63 | Seed of the permutations. |",
         '| `end_of_text` | string | `"<\\|endoftext\\|>"` | not empty | The token that closes every document. |',
     ],

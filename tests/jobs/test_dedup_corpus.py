@@ -3,23 +3,26 @@
 import itertools
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import SparkSession
 from spark_job import made, prepare, run_job, table
+from stage_output import write_output
 
-from gpt_core.artifact import Manifest, list_files, open_artifact, write_manifest
-from gpt_core.fingerprint import Json, fingerprint
-from gpt_core.recipe import Dedup
+from gpt_core.artifact import Artifact
+from gpt_core.fingerprint import Json
 from gpt_core.recipe_file import load_recipe
-from gpt_core.text.minhash import exact_key, jaccard, shingles
-from gpt_core.text.near import preference_key
-from gpt_core.text.words import Splitter
-from jobs.dedup_corpus import connect, find_duplicates
+from gpt_core.text.clean import DOCUMENTS
+from jobs.dedup_corpus import Checkpoints, connect
 from jobs.job import Job
-from jobs.spark_session import spark_session, write_table
+from jobs.spark_session import spark_session
+
+Row = dict[str, object]
 
 pytestmark = pytest.mark.spark
 DEDUP: dict[str, Json] = {"bands": 40, "rows_per_band": 3, "min_jaccard": 0.6}
@@ -52,51 +55,79 @@ def corpus() -> dict[str, str]:
     return texts
 
 
+def preference(id_: str, text: str) -> tuple[int, str]:
+    return (-len(text), id_)
+
+
+def shingles(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + 5]) for i in range(max(1, len(words) - 4))}
+
+
 def expected_kept(texts: dict[str, str], min_jaccard: float) -> set[str]:
     """The preferred document of each component of all pairs: every pair is measured."""
-    splitter = Splitter()
-    sets = {id_: shingles(splitter.split(text).words, 5) for id_, text in texts.items()}
+    sets = {id_: shingles(text) for id_, text in texts.items()}
     root = {id_: id_ for id_ in texts}
 
     def find(id_: str) -> str:
         return id_ if root[id_] == id_ else find(root[id_])
 
     for one, other in itertools.combinations(texts, 2):
-        near = jaccard(sets[one], sets[other]) >= min_jaccard
-        if near or exact_key(texts[one]) == exact_key(texts[other]):
-            first, second = sorted([find(one), find(other)], key=lambda id_: preference_key(id_, texts[id_]))
+        near = len(sets[one] & sets[other]) / len(sets[one] | sets[other]) >= min_jaccard
+        if near or texts[one].lower().split() == texts[other].lower().split():
+            first, second = sorted([find(one), find(other)], key=lambda id_: preference(id_, texts[id_]))
             root[second] = first
     return {find(id_) for id_ in texts}
 
 
 @pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SparkSession, Path]]:
+    """A session, and the folder of its scratch files."""
     output = tmp_path_factory.mktemp("session") / "output"
     prepare(output, {"corpus": {"inputs": [{"path": "unused.jsonl"}]}})
     job = Job(recipe=load_recipe(output / "recipe.json"), inputs={}, output=output, rank=0)
     with spark_session(job, input_bytes=0) as session:
-        yield session
+        yield session, output / "spark-scratch"
     assert not (output / "spark-scratch").exists()
 
 
-def frame(spark: SparkSession, texts: dict[str, str], *, partitions: int) -> DataFrame:
-    rows = [(id_, text, id_.partition("-")[0], None, "en", {}) for id_, text in texts.items()]
-    random.Random(partitions).shuffle(rows)
-    columns = "id string, text string, source string, url string, language string, metadata map<string,string>"
-    return spark.createDataFrame(rows, columns).repartition(partitions)
+def clean_output(root: Path, texts: dict[str, str], *, files: int) -> Path:
+    """What the stage clean would have made of `texts`, shuffled, in so many files."""
+    rows = [
+        {"id": id_, "text": text, "source": id_.partition("-")[0], "language": "en", "metadata": []}
+        for id_, text in texts.items()
+    ]
+    random.Random(files).shuffle(rows)
+    (root / "documents").mkdir(parents=True)
+    for number in range(files):
+        part = pa.Table.from_pylist(rows[number::files], DOCUMENTS)
+        pq.write_table(part, root / "documents" / f"part-{number:05d}-000.parquet", row_group_size=7)
+    size = sum(len(text.encode()) for text in texts.values())
+    write_output(root, "clean", {"text_bytes_kept": size})
+    return root
 
 
-def dedup(spark: SparkSession, texts: dict[str, str], *, partitions: int) -> dict[str, Row]:
-    spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
-    settings = Dedup.model_validate(DEDUP)
-    found = find_duplicates(frame(spark, texts, partitions=partitions), settings, partitions=partitions).collect()
-    assert len({row["id"] for row in found}) == len(found)
-    return {row["id"]: row for row in found}
+def run(
+    folder: Path, texts: dict[str, str], *, files: int = 2, partitions: int = 3, **settings: Json
+) -> tuple[Artifact, dict[str, Row]]:
+    """(the job's output, its duplicates by id)."""
+    clean = clean_output(folder / "clean", texts, files=files)
+    recipe: dict[str, Json] = {"corpus": {"inputs": [{"path": "x.jsonl"}]}, "dedup": DEDUP | settings}
+    prepare(folder / "dedup", recipe, partitions=partitions)
+    done = run_job("jobs.dedup_corpus", folder / "dedup", clean=clean)
+    assert done.returncode == 0, done.stderr
+    artifact = made(folder / "dedup")
+    return artifact, {str(row["id"]): row for row in table(artifact, "duplicates")}
 
 
 @pytest.fixture(scope="module")
-def found(spark: SparkSession) -> dict[str, Row]:
-    return dedup(spark, corpus(), partitions=3)
+def output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, dict[str, Row]]:
+    return run(tmp_path_factory.mktemp("dedup"), corpus())
+
+
+@pytest.fixture(scope="module")
+def found(output: tuple[Artifact, dict[str, Row]]) -> dict[str, Row]:
+    return output[1]
 
 
 def test_what_is_kept_is_what_measuring_every_pair_would_keep(found: dict[str, Row]) -> None:
@@ -128,80 +159,92 @@ def test_a_chain_is_one_component_and_its_far_end_tells_its_own_similarity(found
     ]
 
 
-@pytest.mark.parametrize("partitions", [1, 7])
-def test_any_number_of_partitions_gives_the_same_duplicates(
-    spark: SparkSession, found: dict[str, Row], partitions: int
+def test_one_cluster_has_one_name_and_another_another(found: dict[str, Row]) -> None:
+    clusters = {
+        kept: {row["cluster"] for row in found.values() if row["duplicate_of"] == kept} for kept in ("d-0", "c-0")
+    }
+    assert all(len(names) == 1 for names in clusters.values())
+    assert clusters["d-0"] != clusters["c-0"]
+
+
+def test_any_number_of_files_and_partitions_and_any_order_give_the_same(
+    output: tuple[Artifact, dict[str, Row]], tmp_path: Path
 ) -> None:
-    assert dedup(spark, corpus(), partitions=partitions) == found
+    artifact, found = output
+    again, found_again = run(tmp_path, corpus(), files=5, partitions=1)
+    assert found_again == found
+    assert again.manifest.counts == artifact.manifest.counts
+    assert {row["id"] for row in table(again, "documents")} == {row["id"] for row in table(artifact, "documents")}
+    assert again.file("stats.json").read_text() == artifact.file("stats.json").read_text()
 
 
-def test_components_are_found_whatever_their_shape(spark: SparkSession) -> None:
+def test_the_preferred_source_is_kept_and_common_lines_are_dropped(tmp_path: Path) -> None:
+    footer = "All rights reserved by the company."
+    texts = {f"w-{i}": f"{' '.join(words(f'w{i}x'))}\n{footer}" for i in range(4)}
+    texts |= {"x-0": " ".join(words("a")), "y-0": f"{' '.join(words('a'))} more", "z-0": footer.upper()}
+    lines: Json = {"max_documents": 3}
+    artifact, found = run(tmp_path, texts, lines=lines, source_priority=["x"])
+    assert {id_: (row["duplicate_of"], row["kind"]) for id_, row in found.items()} == {
+        "y-0": ("x-0", "fuzzy"),
+        "z-0": (None, "lines"),
+    }
+    kept = {row["id"]: row["text"] for row in table(artifact, "documents")}
+    assert kept == {id_: text.partition("\n")[0] for id_, text in texts.items() if id_ not in found}
+    assert artifact.manifest.counts["documents_emptied"] == 1
+    stats = json.loads(artifact.file("stats.json").read_text())
+    assert stats["lines"] == {"dropped": 5, "documents": 5, "bytes": 4 * 36 + 35, "common": 1}
+
+
+def test_a_hot_band_is_shared_among_tasks_and_gives_the_same(
+    output: tuple[Artifact, dict[str, Row]], tmp_path: Path
+) -> None:
+    texts = {f"h-{i:03d}": " ".join([*words("h")[: i % 55], f"u{i}", *words("h")[i % 55 + 1 :]]) for i in range(120)}
+    _, found = run(tmp_path, texts)
+    assert texts.keys() - found.keys() == expected_kept(texts, 0.6)
+
+
+def test_components_are_found_whatever_their_shape(spark: tuple[SparkSession, Path]) -> None:
     generator = random.Random(3)
-    nodes = [f"{i:03d}" for i in range(200)]
-    edges = {(f"{i + 1:03d}", f"{i:03d}") for i in range(40)}  # a long chain
+    nodes = list(range(-100, 100))
+    edges = {(i + 1, i) for i in range(-100, -60)}  # a long chain
     edges |= {(max(pair), min(pair)) for pair in (generator.sample(nodes[50:150], 2) for _ in range(60))}
     root = {node: node for node in nodes}
     for _ in nodes:
         for member, head in edges:
             root[member] = root[head] = min(root[member], root[head])
-    found = connect(spark.createDataFrame(sorted(edges), "member string, head string")).collect()
+    session, scratch = spark
+    frame = session.createDataFrame(sorted(edges), "member long, head long")
+    found = connect(frame, Checkpoints(session, scratch / "shapes")).collect()
     assert {(row["member"], row["head"]) for row in found} == {(n, r) for n, r in root.items() if n != r}
     assert len(found) == len({row["member"] for row in found})
 
 
-def test_no_edges_are_no_components(spark: SparkSession) -> None:
-    assert connect(spark.createDataFrame([], "member string, head string")).collect() == []
+def test_no_edges_are_no_components(spark: tuple[SparkSession, Path]) -> None:
+    session, scratch = spark
+    frame = session.createDataFrame([], "member long, head long")
+    assert connect(frame, Checkpoints(session, scratch / "none")).collect() == []
 
 
-def clean_output(spark: SparkSession, root: Path, texts: dict[str, str]) -> Path:
-    root.mkdir()
-    write_table(frame(spark, texts, partitions=2), root / "documents", files=2)
-    size = sum(len(text.encode()) for text in texts.values())
-    manifest = Manifest(
-        stage="clean", fingerprint=fingerprint({}), identity={}, recipe_name="test", created_at="", inputs={},
-        files=list_files(root, [root / "documents"]), counts={"text_bytes_kept": size}, figures={}, schemas={},
-        versions={}, command=[], host="", git_commit=None, wall_seconds=0, cpu_seconds=0, peak_memory_bytes=0,
-    )  # fmt: skip
-    write_manifest(root, manifest)
-    assert open_artifact(root) is not None
-    return root
-
-
-@pytest.fixture(scope="module")
-def outputs(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The job's outputs with one partition and with seven."""
-    folder = tmp_path_factory.mktemp("dedup")
-    clean = clean_output(spark, folder / "clean", corpus())
-    roots = [folder / "one", folder / "seven"]
-    for root, partitions in zip(roots, (1, 7), strict=True):
-        prepare(root, {"corpus": {"inputs": [{"path": "x.jsonl"}]}, "dedup": DEDUP}, partitions=partitions)
-        done = run_job("jobs.dedup_corpus", root, clean=clean)
-        assert done.returncode == 0, done.stderr
-    return roots
-
-
-def test_the_job_writes_every_document_to_one_of_two_tables(outputs: list[Path], found: dict[str, Row]) -> None:
-    artifact = made(outputs[0])
+def test_the_job_writes_every_document_to_one_of_two_tables(output: tuple[Artifact, dict[str, Row]]) -> None:
+    artifact, found = output
     counts = artifact.manifest.counts
-    kept, duplicates = table(artifact, "documents"), table(artifact, "duplicates")
-    assert {row["id"] for row in kept} | {row["id"] for row in duplicates} == corpus().keys()
-    assert {row["id"]: row for row in duplicates} == {id_: row.asDict() for id_, row in found.items()}
-    assert counts["documents_in"] == len(kept) + len(duplicates) == len(corpus())
-    assert counts["duplicates_exact"] + counts["duplicates_fuzzy"] == len(duplicates)
+    kept = table(artifact, "documents")
+    assert {row["id"] for row in kept} | found.keys() == corpus().keys()
+    assert counts["documents_in"] == len(kept) + len(found) == len(corpus())
+    assert counts["duplicates_exact"] + counts["duplicates_fuzzy"] == len(found)
     assert counts["text_bytes_kept"] == sum(len(str(row["text"]).encode()) for row in kept)
     assert list(kept[0]) == ["id", "text", "source", "url", "language", "metadata"]
+    assert {row["text"] for row in kept} <= set(corpus().values())
 
 
-def test_statistics_name_each_source_and_the_doubtful_pairs(outputs: list[Path]) -> None:
-    stats = json.loads((outputs[0] / "stats.json").read_text())
+def test_statistics_name_sources_pairs_and_clusters(output: tuple[Artifact, dict[str, Row]]) -> None:
+    stats = json.loads(output[0].file("stats.json").read_text())
     assert stats["sources"]["a"] == {"in": 3, "kept": 1, "bytes_kept": len("  ".join(words("a")))}
     assert len(stats["pairs"]) == 5
     assert stats["pairs"] == sorted(stats["pairs"], key=lambda pair: (pair["jaccard"], pair["id"]))
-
-
-def test_the_rows_and_their_order_do_not_depend_on_the_partitions(outputs: list[Path]) -> None:
-    one, seven = (made(root) for root in outputs)
-    assert table(one, "documents") == table(seven, "documents")
-    assert table(one, "duplicates") == table(seven, "duplicates")
-    assert one.manifest.counts == seven.manifest.counts
-    assert (outputs[0] / "stats.json").read_text() == (outputs[1] / "stats.json").read_text()
+    assert stats["clusters"]["sizes"] == {"2-3": 3, "4-7": 1, "8-15": 1}
+    largest = stats["clusters"]["largest"][0]
+    assert (largest["id"], largest["size"], len(largest["members"])) == ("d-0", 10, 5)
+    histogram = stats["jaccard_histogram"]
+    assert len(histogram["edges"]) == 11
+    assert sum(histogram["verified"]) > 0

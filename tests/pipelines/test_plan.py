@@ -42,7 +42,11 @@ def make_whole(planned: PlannedStage, recipe: Recipe) -> None:
 
 
 CHANGES = [
-    ("corpus.id_field=key", STAGES),
+    ("corpus.fields.id=key", STAGES),
+    ("corpus.max_record_bytes=1000000", STAGES),
+    ("clean.pii={}", STAGES),
+    ("clean.preset=none", STAGES),
+    ("dedup.source_priority=[novels]", STAGES[1:]),
     ("corpus.inputs=[{path: data/demo/novels.jsonl.gz}]", STAGES),
     ("clean.min_language_score=0.5", STAGES),
     ("clean.gopher_quality.max_words=9", STAGES),

@@ -1,92 +1,125 @@
-"""The two halves of `clean` over Arrow batches."""
+"""One part of `clean`: raw splits to two tables and the counts."""
 
 import json
 from pathlib import Path
 
-import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from gpt_core.recipe import Clean, GopherQuality
-from gpt_core.text import clean
-from gpt_core.text.clean import JUDGED, RAW, judge_batches, read_batches
-from gpt_core.text.read import RecordFormat
+from gpt_core.recipe import Clean, Corpus
+from gpt_core.text import clean, table
+from gpt_core.text.clean import DOCUMENTS, IDS, REJECTED, Tally, clean_part, move_rows, plan_parts
+from gpt_core.text.inputs import expand_inputs
+from gpt_core.text.read import plan_splits
 from gpt_core.text.rules import Rules
 
 GOOD = "This is one of the sentences that have a language and are to be kept"
-RULES = Clean(gopher_quality=GopherQuality(min_words=5, min_stop_words=0))
+RULES = Clean.model_validate(
+    {"gopher_quality": {"min_words": 5, "min_stop_words": 0}, "gopher_repetition": None, "pii": {}}
+)
+Row = dict[str, object]
 
 
-def read(tmp_path: Path, *records: object) -> tuple[pa.Table, list[tuple[str, RecordFormat]]]:
+def make(tmp_path: Path, *records: object, rules: Clean = RULES) -> tuple[Tally, list[Row], list[Row]]:
     path = tmp_path / "x.jsonl"
     path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
-    files = [(str(path), RecordFormat())]
-    return pa.Table.from_batches(read_batches([0], files), RAW), files
+    corpus = Corpus.model_validate({"inputs": [{"path": str(path)}]})
+    (part,) = plan_parts(plan_splits(expand_inputs(corpus)))
+    tally = clean_part(
+        0,
+        part,
+        Rules(rules),
+        output=tmp_path / "out",
+        scratch=tmp_path / "scratch",
+        max_record_bytes=1 << 20,
+        attempt="one",
+    )
+    return tally, rows(tmp_path / "out/documents"), rows(tmp_path / "out/rejected")
 
 
-def judge(table: pa.Table, files: list[tuple[str, RecordFormat]]) -> list[dict[str, object]]:
-    found = list(judge_batches(table.to_batches(max_chunksize=2), Rules(RULES, None), files))
-    assert all(batch.schema == JUDGED for batch in found)
-    return [row for batch in found for row in batch.to_pylist()]
-
-
-def test_every_record_is_read_with_its_place_and_size(tmp_path: Path) -> None:
-    table, _ = read(tmp_path, {"id": "a", "text": "\xe9", "metadata": {"k": 1}}, "{", {"id": "b", "text": "c"})
-    rows = table.to_pylist()
-    assert [(row["id"], row["file"], row["line"], row["text_bytes"]) for row in rows] == [
-        ("a", 0, 1, 2),
-        ("x.jsonl:2", 0, 2, 0),
-        ("b", 0, 3, 1),
-    ]
-    assert rows[0]["metadata"] == [("k", "1")]
-    assert [row["reason"] for row in rows] == [None, "malformed", None]
-
-
-def test_batches_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table, files = read(tmp_path, *[{"text": f"{i} " + "x" * 100} for i in range(50)])
-    assert table.num_rows == 50
-    monkeypatch.setattr(clean, "BATCH_BYTES", 1_000)
-    assert max(batch.num_rows for batch in read_batches([0], files)) == 10
+def rows(folder: Path) -> list[Row]:
+    return [row for path in sorted(folder.iterdir()) for row in pq.read_table(path).to_pylist()]
 
 
 def test_texts_are_normalized_and_the_missing_language_filled_in(tmp_path: Path) -> None:
-    kept, french, named = judge(
-        *read(
-            tmp_path,
-            {"id": "a", "text": f"\ufeff{GOOD} \r\n"},
-            {"id": "b", "text": "La baleine est un tr\xe8s grand animal qui vit dans la mer."},
-            {"id": "c", "text": GOOD, "language": "en-GB"},
-        )
-    )
-    assert (kept["text"], kept["language"], kept["identified"], kept["reason"]) == (GOOD, "en", "en", None)
-    assert (french["language"], french["reason"]) == ("fr", "language")
-    assert (named["language"], named["identified"]) == ("en-GB", "en")
-
-
-def test_the_first_good_record_of_an_id_is_kept_across_batches(tmp_path: Path) -> None:
-    table, files = read(
+    _, (kept, named), (french,) = make(
         tmp_path,
-        *[
-            {"id": i, "text": t}
-            for i, t in ((1, "This is too short."), (1, GOOD), (1, "This is too short."), (1, GOOD + "."), (2, GOOD))
-        ],
+        {"id": "a", "text": f"\ufeff{GOOD} \r\n", "metadata": {"k": 1}},
+        {"id": "b", "text": "La baleine est un tr\xe8s grand animal qui vit dans la mer."},
+        {"id": "c", "text": GOOD, "language": "en-GB", "url": "u"},
     )
-    rows = judge(table, files)
-    assert [row["reason"] for row in rows] == [
-        "gopher_quality.min_words",
-        None,
-        "gopher_quality.min_words",
-        "duplicate_id",
-        None,
+    assert kept == {
+        "id": "a", "text": GOOD, "source": "x", "url": None, "language": "en", "metadata": [("k", "1")]
+    }  # fmt: skip
+    assert (french["language"], french["reason"]) == ("fr", "language")
+    assert (named["language"], named["url"]) == ("en-GB", "u")
+
+
+def test_malformed_records_are_kept_aside_unjudged(tmp_path: Path) -> None:
+    tally, _, rejected = make(tmp_path, {"id": "a", "text": GOOD}, "{", {"id": "b", "text": "\u200b"})
+    assert [(row["id"], row["reason"], row["detail"]) for row in rejected] == [
+        (
+            "x.jsonl:2",
+            "malformed",
+            "x.jsonl:2: broken JSON at character 1: Expecting property name enclosed in double quotes",
+        ),
+        ("b", "malformed", "x.jsonl:3: no visible character in the text"),
     ]
-    assert rows[3]["detail"] == "x.jsonl:4 has the id of an earlier record"
+    assert {group.reason: n for group, n in tally.documents.items()} == {None: 1, "malformed": 2}
+    assert tally.text_bytes_in == len(GOOD) + 3
 
 
-def test_malformed_records_pass_through_unjudged(tmp_path: Path) -> None:
-    (row,) = judge(*read(tmp_path, "{"))
-    assert (row["id"], row["text"], row["reason"], row["identified"]) == ("x.jsonl:1", "{", "malformed", None)
-    assert row["detail"] == ("x.jsonl:1: broken JSON at character 1: Expecting property name enclosed in double quotes")
+def test_the_tables_have_their_schemas_even_where_they_are_empty(tmp_path: Path) -> None:
+    make(tmp_path, "{")
+    for folder, schema in (("out/documents", DOCUMENTS), ("out/rejected", REJECTED), ("scratch/ids", IDS)):
+        (path,) = (tmp_path / folder).iterdir()
+        assert path.name == "part-00000-000.parquet"
+        assert pq.read_schema(path).remove_metadata() == schema
 
 
-def test_a_text_of_invisible_characters_is_malformed(tmp_path: Path) -> None:
-    (row,) = judge(*read(tmp_path, {"id": "a", "text": "\u200b"}))
-    assert (row["reason"], row["detail"]) == ("malformed", "x.jsonl:1: no visible character in the text")
+def test_ids_say_where_each_kept_document_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "FILE_BYTES", 1)
+    monkeypatch.setattr("gpt_core.text.read.BATCH_ROWS", 2)
+    make(tmp_path, *[{"id": i, "text": f"{GOOD} {i}"} for i in range(5)])
+    found = [(row["file"], row["row"]) for row in rows(tmp_path / "scratch/ids")]
+    names = [f"part-00000-{n:03d}.parquet" for n in range(3)]
+    assert found == [(names[0], 0), (names[0], 1), (names[1], 0), (names[1], 1), (names[2], 0)]
+
+
+def test_what_is_found_is_counted(tmp_path: Path) -> None:
+    mails = f"{GOOD}, said a@b.org and c@d.org.\r\n"
+    tally, (kept,), _ = make(tmp_path, {"id": "a", "text": mails}, {"text": "This is too short."})
+    assert str(kept["text"]).endswith("said <|email|> and <|email|>.")
+    assert (tally.pii["email", "found"], tally.pii["email", "documents"]) == (2, 1)
+    assert tally.edited["normalized", "documents"] == 1
+    told = tally.histograms.tell()["gopher_quality.words"]
+    assert isinstance(told, dict)
+    assert (told["label"], told["min"], told["max"]) == ("words", 5, 100_000)
+    assert (sum(told["kept"]), sum(told["rejected"])) == (1, 1)  # type: ignore[arg-type]
+    assert [sample[0] for sample in tally.samples["gopher_quality.min_words"]] != []
+
+
+def test_moved_rows_leave_one_table_for_the_other_and_the_counts_follow(tmp_path: Path) -> None:
+    tally, kept, _ = make(tmp_path, *[{"id": i, "text": f"{GOOD} {i}"} for i in range(4)])
+    found = move_rows(
+        "part-00000-000.parquet", {1: "duplicate_id", 3: "source_limit"}, RULES, output=tmp_path / "out", attempt="x"
+    )
+    left = pq.read_table(tmp_path / "out/documents/part-00000-000-unique-000.parquet").to_pylist()
+    moved = pq.read_table(tmp_path / "out/rejected/part-00000-000-moved-000.parquet").to_pylist()
+    assert [row["id"] for row in left] == ["0", "2"]
+    assert [(row["id"], row["reason"]) for row in moved] == [("1", "duplicate_id"), ("3", "source_limit")]
+    tally.add(found)
+    by_reason = dict.fromkeys((None, "duplicate_id", "source_limit"), 0)
+    for group, n in tally.documents.items():
+        by_reason[group.reason] += n
+    assert by_reason == {None: 2, "duplicate_id": 1, "source_limit": 1}
+    assert sum(tally.text_bytes.values()) == sum(len(str(row["text"])) for row in kept)
+
+
+def test_small_files_share_a_part_and_the_order_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abcd":
+        (tmp_path / f"{name}.jsonl").write_text("x" * 40)
+    corpus = Corpus.model_validate({"inputs": [{"path": str(tmp_path / "*.jsonl")}]})
+    monkeypatch.setattr(clean, "PART_BYTES", 100)
+    parts = plan_parts(plan_splits(expand_inputs(corpus)))
+    assert [[Path(split.input.path).stem for split in part] for part in parts] == [["a", "b"], ["c", "d"]]

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from gpt_core.errors import InputError
+from gpt_core.recipe import Clean
 from gpt_core.text.contamination import ContaminationIndex, index_evaluation_texts
-from gpt_core.text.words import Splitter
+from gpt_core.text.rules import Rules
 
 SENTENCE = "one two three four five six seven"
 
@@ -18,9 +20,9 @@ def write(path: Path, *texts: object) -> tuple[str, str]:
 
 
 def judge(index: ContaminationIndex, text: str) -> str | None:
-    rejection = index.judge(Splitter().split(text))
-    assert rejection is None or rejection.reason == "contaminated"
-    return rejection and rejection.detail
+    found = Rules(Clean(preset="none"), index).judge(pa.array([text]))
+    assert found.reasons[0] in (None, "contaminated")
+    return found.details[0]
 
 
 def test_n_shared_words_reject_whatever_their_case_and_punctuation(tmp_path: Path) -> None:

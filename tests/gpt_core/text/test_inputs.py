@@ -23,12 +23,13 @@ def touch(folder: Path, *names: str) -> list[str]:
 
 def test_entries_keep_their_order_and_a_globs_files_are_sorted(tmp_path: Path) -> None:
     a, b, c = touch(tmp_path, "a.jsonl", "b.jsonl", "c.jsonl.gz")
-    assert expand_inputs(corpus(c, tmp_path / "*.jsonl")) == [(0, c), (1, a), (1, b)]
+    found = expand_inputs(corpus(c, tmp_path / "*.jsonl"))
+    assert [(raw.entry, raw.path, raw.format) for raw in found] == [(0, c, "jsonl"), (1, a, "jsonl"), (1, b, "jsonl")]
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
     odd, _ = touch(tmp_path, "a[1].jsonl", "a1.jsonl")
-    assert expand_inputs(corpus(odd)) == [(0, odd)]
+    assert [raw.path for raw in expand_inputs(corpus(odd))] == [odd]
 
 
 def test_a_missing_file_is_named_with_its_entry(tmp_path: Path) -> None:
@@ -47,10 +48,15 @@ def test_a_folder_is_refused_with_the_glob_that_would_do(tmp_path: Path) -> None
         expand_inputs(corpus(tmp_path))
 
 
-def test_a_file_that_is_no_jsonl_is_refused(tmp_path: Path) -> None:
-    (a,) = touch(tmp_path, "a.parquet")
-    with pytest.raises(InputError, match="is no JSONL file"):
-        expand_inputs(corpus(a))
+def test_a_format_is_told_by_the_name_or_by_the_recipe(tmp_path: Path) -> None:
+    names = ["a.parquet", "b.txt.zst", "c.warc.wet.gz", "d.warc.gz", "e.jsonl.zst"]
+    found = expand_inputs(corpus(*touch(tmp_path, *names)))
+    assert [raw.format for raw in found] == ["parquet", "text", "wet", "warc", "jsonl"]
+    (odd,) = touch(tmp_path, "f.dump")
+    with pytest.raises(InputError, match=r"says no format .*; set corpus\.inputs\.0\.format"):
+        expand_inputs(corpus(odd))
+    (raw,) = expand_inputs(Corpus.model_validate({"inputs": [{"path": odd, "format": "lines"}]}))
+    assert raw.format == "lines"
 
 
 def test_a_file_read_by_two_entries_is_refused(tmp_path: Path) -> None:

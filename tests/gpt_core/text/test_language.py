@@ -25,15 +25,21 @@ def test_only_the_beginning_decides() -> None:
 
 
 def test_a_score_at_the_threshold_is_kept_and_one_below_is_not() -> None:
-    assert judge_language(("en", 0.65), languages=("en",), min_score=0.65) is None
-    rejection = judge_language(("en", 0.64), languages=("en",), min_score=0.65)
+    assert judge_language(("en", 0.65), languages=("en",), min_score=0.65, min_scores={}) is None
+    rejection = judge_language(("en", 0.64), languages=("en",), min_score=0.65, min_scores={})
     assert rejection == ("language", "en with confidence 0.64 < 0.65")
 
 
 def test_another_language_is_named_with_those_that_are_kept() -> None:
-    rejection = judge_language(("fr", 0.97), languages=("en", "de"), min_score=0.65)
+    rejection = judge_language(("fr", 0.97), languages=("en", "de"), min_score=0.65, min_scores={})
     assert rejection == ("language", "fr (0.97) is not among en, de")
 
 
 def test_no_languages_keep_every_language() -> None:
-    assert judge_language(("fr", 0.01), languages=(), min_score=0.65) is None
+    assert judge_language(("fr", 0.01), languages=(), min_score=0.65, min_scores={}) is None
+
+
+def test_a_language_may_have_a_threshold_of_its_own() -> None:
+    limits = {"languages": ("en", "fr"), "min_score": 0.65, "min_scores": {"fr": 0.9}}
+    assert judge_language(("fr", 0.8), **limits) == ("language", "fr with confidence 0.80 < 0.9")  # type: ignore[arg-type]
+    assert judge_language(("en", 0.8), **limits) is None  # type: ignore[arg-type]

@@ -4,45 +4,39 @@ import pyarrow as pa
 import pytest
 
 from gpt_core.recipe import Dedup
-from gpt_core.text.near import PAIR, SKETCH, id_of, preference_key, sketch_batches, verify_batches
+from gpt_core.text.near import PAIR, Sketcher, verify_batches
 
 DEDUP = Dedup(ngram_words=2, bands=3, rows_per_band=2)
 
 
-def rows(*entries: dict[str, str | None]) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist(list(entries))
+def rows(*entries: dict[str, str | int | None]) -> pa.RecordBatch:
+    schema = pa.schema([("head", pa.int64()), ("member", pa.int64()), ("text", pa.string())])
+    return pa.RecordBatch.from_pylist(list(entries), schema)
 
 
-def test_the_longer_text_then_the_lesser_id_comes_first() -> None:
-    keys = [preference_key(id_, text) for id_, text in (("b", "text"), ("a", "text"), ("z", "long text"))]
-    assert [id_of(key) for key in sorted(keys)] == ["z", "a", "b"]
+def test_sketches_of_equal_words_share_all_bands_and_strangers_none() -> None:
+    first, second, third = Sketcher(DEDUP).bands(pa.array(["One two three.", "one  two three", "x y"])).tolist()
+    assert first == second
+    assert not set(first) & set(third)
 
 
-def test_sketches_of_equal_words_share_all_bands() -> None:
-    batch = rows(
-        {"id": "a", "text": "One two three."}, {"id": "b", "text": "one  two three"}, {"id": "c", "text": "x y"}
-    )
-    (found,) = sketch_batches([batch], DEDUP)
-    assert found.schema == SKETCH
-    first, second, third = found.to_pylist()
-    assert first["bands"] == second["bands"]
-    assert not set(first["bands"]) & set(third["bands"])
-    assert first["exact"] != second["exact"]
-    assert len(first["bands"]) == 3
+def test_a_slice_of_an_array_is_sketched_as_its_own_texts() -> None:
+    texts = pa.array(["a b c", "d e f", "g h i"])
+    assert Sketcher(DEDUP).bands(texts.slice(1, 1)).tolist() == Sketcher(DEDUP).bands(pa.array(["d e f"])).tolist()
 
 
 def test_pairs_are_measured_head_by_head_across_batches() -> None:
     batches = [
-        rows({"head": "h", "member": None, "text": "a b c d e"}, {"head": "h", "member": "m", "text": "a b c d f"}),
-        rows({"head": "h", "member": "n", "text": "A b c d e"}, {"head": "i", "member": None, "text": "x"}),
-        rows({"head": "i", "member": "n", "text": "a b c d e"}),
+        rows({"head": 1, "member": None, "text": "a b c d e"}, {"head": 1, "member": 3, "text": "a b c d f"}),
+        rows({"head": 1, "member": 4, "text": "A b c d e"}, {"head": 2, "member": None, "text": "x"}),
+        rows({"head": 2, "member": 4, "text": "a b c d e"}),
     ]
     found = list(verify_batches(batches, ngram_words=2))
     assert all(batch.schema == PAIR for batch in found)
     pairs = [tuple(row.values()) for batch in found for row in batch.to_pylist()]
-    assert pairs == [("m", "h", 0.6), ("n", "h", 1.0), ("n", "i", 0.0)]
+    assert pairs == [(3, 1, 0.6), (4, 1, 1.0), (4, 2, 0.0)]
 
 
 def test_a_member_before_its_head_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="must come before"):
-        list(verify_batches([rows({"head": "h", "member": "m", "text": "a"})], ngram_words=2))
+        list(verify_batches([rows({"head": 1, "member": 2, "text": "a"})], ngram_words=2))

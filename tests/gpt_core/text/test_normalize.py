@@ -2,11 +2,12 @@
 
 import unicodedata
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_core.text.normalize import normalize
+from gpt_core.text.normalize import normalize, normalize_texts
 
 ODD = st.text(st.one_of(st.characters(), st.sampled_from("\r\n\t \x0b\x85\u2028\u200b\u00ad\ufeffe\u0301\u200d\x00")))
 
@@ -31,7 +32,7 @@ ODD = st.text(st.one_of(st.characters(), st.sampled_from("\r\n\t \x0b\x85\u2028\
     ],
 )
 def test_a_text_gets_its_one_spelling(text: str, expected: str) -> None:
-    assert normalize(text) == expected
+    assert normalize(text, fix_mojibake=False) == expected
 
 
 @given(ODD)
@@ -50,3 +51,22 @@ def test_a_normalized_text_is_composed_and_has_no_trailing_space_nor_control_cha
 
 def test_a_long_run_of_spaces_costs_linear_time() -> None:
     assert len(normalize("a" + " " * 2_000_000 + "b")) == 2_000_002
+
+
+def test_mojibake_is_mended_and_only_where_it_is() -> None:
+    assert normalize("caf\u00c3\u00a9 na\u00c3\u00afve") == "caf\xe9 na\xefve"
+    assert normalize("\u00c3\u00a9", fix_mojibake=False) == "\u00c3\u00a9"
+    for text in ("\xc2ngstr\xf6m \xe0 la carte, \xe2ge, \xc3O", "\u0420\u0443\u0441\u0441\u043a\u0438\u0439"):
+        assert normalize(text) == text
+
+
+MIXED = st.lists(
+    st.one_of(ODD, st.sampled_from(["plain", "caf\xe9", "a \nb", "\ntop", "caf\u00c3\u00a9", "e\u0301", "x\xa0", ""])),
+    max_size=6,
+)
+
+
+@given(MIXED, st.booleans())
+def test_a_batch_is_normalized_as_its_texts_are(texts: list[str], fix_mojibake: bool) -> None:
+    found = normalize_texts(pa.array(texts, pa.string()), fix_mojibake=fix_mojibake)
+    assert found.to_pylist() == [normalize(text, fix_mojibake=fix_mojibake) for text in texts]

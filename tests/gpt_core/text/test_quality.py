@@ -1,11 +1,10 @@
 """Gopher quality: each threshold at its value and one past it, worked by hand."""
 
+import pyarrow as pa
 import pytest
 
-from gpt_core.recipe import GopherQuality
-from gpt_core.text.document import Rejection
-from gpt_core.text.quality import judge_quality
-from gpt_core.text.words import Splitter
+from gpt_core.recipe import Clean, GopherQuality
+from gpt_core.text.rules import Rules
 
 OFF = {
     "min_words": 0,
@@ -20,8 +19,13 @@ OFF = {
 }
 
 
-def judge(text: str, **limits: float) -> Rejection | None:
-    return judge_quality(text, Splitter().split(text), GopherQuality.model_validate(OFF | limits))
+def judge(text: str, **limits: object) -> tuple[str | None, str | None] | None:
+    return _judge(text, GopherQuality.model_validate(OFF | limits))
+
+
+def _judge(text: str, limits: GopherQuality) -> tuple[str | None, str | None] | None:
+    found = Rules(Clean(preset="none", gopher_quality=limits)).judge(pa.array([text]))
+    return None if found.reasons == [None] else (found.reasons[0], found.details[0])
 
 
 @pytest.mark.parametrize(
@@ -48,9 +52,28 @@ def test_a_threshold_keeps_its_own_value_and_rejects_beyond(
 
 def test_the_published_defaults_keep_a_paragraph_of_prose() -> None:
     text = "It is a truth that the whale, of all the beasts that have lived with us, is to be called great. " * 3
-    assert judge_quality(text, Splitter().split(text), GopherQuality()) is None
+    assert _judge(text, GopherQuality()) is None
 
 
 def test_a_text_without_words_has_too_few() -> None:
     assert judge("---", min_words=1) == ("gopher_quality.min_words", "0 words < 1")
     assert judge("---", min_alphabetic_words=0.5) is not None
+
+
+def test_words_of_scripts_without_spaces_have_no_mean_length() -> None:
+    chinese = "\u9cb8\u9c7c\u662f\u6d77\u6d0b\u52a8\u7269"
+    assert judge(chinese, min_mean_word_length=3.0) is None
+    assert judge(chinese, max_words=6) == ("gopher_quality.max_words", "7 words > 6")
+    assert judge(chinese + " ab", min_mean_word_length=3.0) is not None
+
+
+def test_punctuation_counts_as_words_without_letters_where_asked() -> None:
+    assert judge("a, b.", min_alphabetic_words=0.8) is None
+    found = judge("a, b.", min_alphabetic_words=0.8, count_punctuation=True)
+    assert found == ("gopher_quality.min_alphabetic_words", "share of words with a letter 0.500 < 0.8")
+
+
+def test_stop_words_are_those_of_the_recipe_in_any_script() -> None:
+    french = "la baleine est dans la mer"
+    assert judge(french, min_stop_words=2) is not None
+    assert judge(french, min_stop_words=2, stop_words=("la", "est")) is None

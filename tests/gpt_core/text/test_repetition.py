@@ -2,15 +2,13 @@
 
 from collections import Counter
 
-import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_core.recipe import GopherRepetition
-from gpt_core.text.document import Rejection
-from gpt_core.text.repetition import _covered_characters, _repeated_characters, judge_repetition
-from gpt_core.text.words import Splitter, ngram_hashes
+from gpt_core.recipe import Clean, GopherRepetition
+from gpt_core.text.rules import Rules
 
 OFF = {
     "max_duplicate_lines": 1.0,
@@ -22,8 +20,13 @@ OFF = {
 }
 
 
-def judge(text: str, **limits: object) -> Rejection | None:
-    return judge_repetition(text, Splitter().split(text), GopherRepetition.model_validate(OFF | limits))
+def judge(text: str, **limits: object) -> tuple[str | None, str | None] | None:
+    return _judge(text, GopherRepetition.model_validate(OFF | limits))
+
+
+def _judge(text: str, limits: GopherRepetition) -> tuple[str | None, str | None] | None:
+    found = Rules(Clean(preset="none", gopher_repetition=limits)).judge(pa.array([text]))
+    return None if found.reasons == [None] else (found.reasons[0], found.details[0])
 
 
 @pytest.mark.parametrize(
@@ -69,9 +72,9 @@ def test_a_repeated_ngram_counts_once_and_is_stepped_over() -> None:
 
 
 def test_the_published_defaults_reject_a_refrain_and_keep_a_sentence() -> None:
-    assert judge_repetition("la la land " * 20, Splitter().split("la la land " * 20), GopherRepetition()) is not None
+    assert _judge("la la land " * 20, GopherRepetition()) is not None
     plain = "No two of these words in this short sentence stand beside each other more than once."
-    assert judge_repetition(plain, Splitter().split(plain), GopherRepetition()) is None
+    assert _judge(plain, GopherRepetition()) is None
 
 
 def top_characters(tokens: list[str], n: int) -> int:
@@ -112,11 +115,3 @@ def test_duplicate_ngrams_are_judged_as_defined(tokens: list[str], n: int, limit
     limits[n - 5] = limit
     found = judge(text, max_duplicate_ngram_characters=tuple(limits))
     assert (found is not None) == (duplicate_characters(tokens, n) / len(text) > limit)
-
-
-@given(REPETITIVE, st.integers(2, 10))
-def test_the_cheap_bound_is_never_below_the_measure(words: list[str], n: int) -> None:
-    tokens = Splitter().split(" ".join(words))
-    grams = ngram_hashes(tokens.hashes, n)
-    assert _covered_characters(grams, tokens, n) >= _repeated_characters(grams, tokens, n)
-    assert np.all(tokens.lengths > 0)
