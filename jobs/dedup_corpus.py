@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 from pyspark import RDD
-from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -31,15 +31,7 @@ from gpt_core.errors import StageError, UserError
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Dedup
 from gpt_core.text.near import PAIR, verify_batches
-from gpt_core.text.sketch import (
-    TEXTS,
-    Dropped,
-    count_lines,
-    drop_common_lines,
-    keep_unique,
-    read_texts,
-    sketch_file,
-)
+from gpt_core.text.sketch import Dropped, count_lines, drop_common_lines, keep_unique, read_text, sketch_file
 from jobs.job import Job, Outcome, run_job
 from jobs.spark_session import count_rows, partitions_of, schema_of, scratch_of, spark_session, write_table
 
@@ -62,12 +54,18 @@ def make(job: Job) -> Outcome:
             tables, lines = _drop_lines(spark, job, tables)
         sketches = _sketch(spark, job, tables)
         candidates = rounds.keep(pair_candidates(sketches))
-        measured = rounds.keep(measure(candidates, sketches, spark, job, tables))
+        texts = spark.read.parquet(*(table.absolute().as_uri() for table in tables)).select(_node(dedup), "text")
+        measured = rounds.keep(measure(candidates, texts, dedup, partitions=partitions_of(spark)))
         verified = measured.where(F.col("jaccard") >= dedup.min_jaccard)
         twins = _twins(sketches)
         components = connect(rounds.keep(verified.select("member", "head").unionByName(twins)), rounds)
         duplicates = rounds.keep(
-            _name_duplicates(components, sketches, verified, lambda pairs: measure(pairs, sketches, spark, job, tables))
+            _name_duplicates(
+                components,
+                sketches,
+                verified,
+                lambda pairs: measure(pairs, texts, dedup, partitions=partitions_of(spark)),
+            )
         )
         kinds = {row["kind"]: row["count"] for row in duplicates.groupBy("kind").count().collect()}
         columns = ["id", "source", "duplicate_of", "cluster", "kind", "jaccard"]
@@ -173,10 +171,15 @@ def _sketch(spark: SparkSession, job: Job, tables: list[Path]) -> DataFrame:
     """SKETCHES of all documents."""
     dedup, folder = job.recipe.dedup, scratch_of(job) / "sketches"
     _by_file(spark, tables, lambda path: sketch_file(path, dedup, folder, attempt=_attempt()))
-    sketches = spark.read.parquet(folder.as_uri())
+    sketches = spark.read.parquet(folder.as_uri()).withColumn("node", _node(dedup))
     if not sketches.groupBy("node").count().where("count > 1").isEmpty():
         raise StageError("dedup: the ids of two documents have one 64-bit hash; choose another dedup.seed")
     return sketches
+
+
+def _node(dedup: Dedup) -> Column:
+    """The number by which Spark knows a document; two documents of one node would be taken for one."""
+    return F.xxhash64(F.lit(dedup.seed), "id").alias("node")
 
 
 def _twins(sketches: DataFrame) -> DataFrame:
@@ -201,14 +204,9 @@ def pair_candidates(sketches: DataFrame) -> DataFrame:
     return pairs.select("member", "head").distinct()
 
 
-def measure(pairs: DataFrame, sketches: DataFrame, spark: SparkSession, job: Job, tables: list[Path]) -> DataFrame:
+def measure(pairs: DataFrame, texts: DataFrame, dedup: Dedup, *, partitions: int) -> DataFrame:
     """(member, head, jaccard) for distinct (member, head). A text crosses the network once for each task it is in."""
-    seed, ngram_words = job.recipe.dedup.seed, job.recipe.dedup.ngram_words
-    by_name = {path.name: str(path.absolute()) for path in tables}
-
-    def read(row: Row) -> Iterator[tuple[int, str]]:
-        texts = read_texts(Path(by_name[row["file"]]), row["rows"], seed=seed)
-        return zip(texts["node"].to_pylist(), texts["text"].to_pylist(), strict=True)
+    ngram_words = dedup.ngram_words
 
     def verify(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return verify_batches(batches, ngram_words=ngram_words)
@@ -218,13 +216,10 @@ def measure(pairs: DataFrame, sketches: DataFrame, spark: SparkSession, job: Job
     members = pairs.join(sizes, "head").select("head", "member", salt)
     heads = members.select("head", "salt").distinct()
     wanted = members.select("head", "salt", "member", F.col("member").alias("node")).unionByName(
-        heads.select("head", "salt", F.lit(None).cast("long").alias("member"), F.col("head").alias("node"))
+        heads.select("head", "salt", _null("long").alias("member"), F.col("head").alias("node"))
     )
-    nodes = wanted.select("node").distinct().join(sketches.select("node", "file", "row"), "node")
-    rows = nodes.groupBy("file").agg(F.collect_list("row").alias("rows"))
-    texts = spark.createDataFrame(rows.rdd.flatMap(read), from_arrow_schema(TEXTS))
-    placed = wanted.join(texts, "node").select("head", "salt", "member", "text")
-    placed = placed.repartition(partitions_of(spark), "head", "salt")
+    placed = texts.join(wanted, "node").select("head", "salt", "member", "text")
+    placed = placed.repartition(partitions, "head", "salt")
     ordered = placed.sortWithinPartitions("head", "salt", F.col("member").asc_nulls_first())
     return ordered.select("head", "member", "text").mapInArrow(verify, from_arrow_schema(PAIR))
 
@@ -360,13 +355,12 @@ def _describe_clusters(duplicates: DataFrame, tables: list[Path], sketches: Data
         members = duplicates.where(F.col("cluster") == row["cluster"]).orderBy("id").limit(SAMPLE_MEMBERS)
         kept = sketches.where(F.col("id") == row["duplicate_of"]).select("source", "file", "row").collect()[0]
         path = next(table for table in tables if table.name == kept["file"])
-        text = read_texts(path, [kept["row"]], seed=0)["text"][0].as_py()
         largest.append(
             {
                 "id": row["duplicate_of"],
                 "source": kept["source"],
                 "size": row["size"],
-                "text": text[:SAMPLE_CHARACTERS],
+                "text": read_text(path, kept["row"])[:SAMPLE_CHARACTERS],
                 "members": [member["id"] for member in members.select("id").collect()],
             }
         )

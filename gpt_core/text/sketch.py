@@ -1,8 +1,4 @@
-"""The per-file halves of `dedup`: what tasks read, and write, of the documents' files.
-
-A document's node is a 64-bit number by which Spark knows it: the xxh3-64 of its id, seeded. Two documents of one
-node would be taken for one, so the job counts that there are none.
-"""
+"""The per-file halves of `dedup`: what tasks read, and write, of the documents' files."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -23,7 +19,6 @@ from gpt_core.text.table import TableWriter, read_groups, without_rows
 
 SKETCHES = pa.schema(
     [
-        pa.field("node", pa.int64(), nullable=False),
         pa.field("id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("priority", pa.int32(), nullable=False),  # of its source: the least is kept
@@ -36,7 +31,6 @@ SKETCHES = pa.schema(
     ]
 )
 LINES = pa.schema([pa.field("hash", pa.int64(), nullable=False), pa.field("documents", pa.int64(), nullable=False)])
-TEXTS = pa.schema([pa.field("node", pa.int64(), nullable=False), pa.field("text", pa.string(), nullable=False)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +51,11 @@ def sketch_file(path: Path, dedup: Dedup, folder: Path, *, attempt: str) -> None
     ranks = {source: rank for rank, source in enumerate(dedup.source_priority)}
     with TableWriter(folder, path.stem, SKETCHES, attempt=attempt) as sketches:
         for first, table in read_groups(path, ["id", "text", "source"]):
-            texts, ids = table["text"].combine_chunks(), table["id"].to_pylist()
+            texts = table["text"].combine_chunks()
             bands = sketcher.bands(texts)
             borders = np.arange(0, bands.size + 1, bands.shape[1], dtype=np.int32)
             high, low = _exact_keys(texts)
             columns = [
-                pa.array(nodes_of(ids, seed=dedup.seed)),
                 table["id"],
                 table["source"],
                 pa.array([ranks.get(source, len(ranks)) for source in table["source"].to_pylist()], pa.int32()),
@@ -76,22 +69,12 @@ def sketch_file(path: Path, dedup: Dedup, folder: Path, *, attempt: str) -> None
             sketches.write(pa.Table.from_arrays(columns, schema=SKETCHES))
 
 
-def nodes_of(ids: Collection[str], *, seed: int) -> npt.NDArray[np.int64]:
-    """The node of every id."""
-    hashes = (xxhash.xxh3_64_intdigest(id_.encode(), seed & (2**64 - 1)) for id_ in ids)
-    return np.fromiter(hashes, np.uint64, len(ids)).view(np.int64)
-
-
-def read_texts(path: Path, rows: Collection[int], *, seed: int) -> pa.Table:
-    """TEXTS of these rows of a file of documents."""
-    wanted = np.sort(np.fromiter(rows, np.int64, len(rows)))
-    found = []
-    for first, table in read_groups(path, ["id", "text"]):
-        low, high = np.searchsorted(wanted, [first, first + len(table)])
-        chosen = table.take(pa.array(wanted[low:high] - first))
-        nodes = pa.array(nodes_of(chosen["id"].to_pylist(), seed=seed))
-        found.append(pa.Table.from_arrays([nodes, chosen["text"]], schema=TEXTS))
-    return pa.concat_tables(found)
+def read_text(path: Path, row: int) -> str:
+    """The text of one document of a file."""
+    for first, table in read_groups(path, ["text"]):
+        if row < first + len(table):
+            return str(table["text"][row - first].as_py())
+    raise IndexError(f"{path} has no row {row}")
 
 
 def count_lines(path: Path, settings: LineDedup, folder: Path, *, attempt: str) -> None:
