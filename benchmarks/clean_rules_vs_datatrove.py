@@ -32,7 +32,7 @@ FAMILIES = ("gopher_quality", "gopher_repetition", "c4", "fineweb")
 ALL = {
     "preset": "none",
     "gopher_quality": {"count_punctuation": True},
-    "gopher_repetition": {},
+    "gopher_repetition": {"count_single_ngrams": True},
     "c4": {"require_terminal_punctuation": False},
     "fineweb": {},
 }

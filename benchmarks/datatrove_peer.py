@@ -34,7 +34,7 @@ def main() -> None:
         "fineweb": FineWebQualityFilter(),
     }
     signer = MinhashDedupSignature(
-        output_folder="/tmp/unused", config=MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
+        output_folder="unused", config=MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
     )
     for step in (*(step.filter for step in filters.values()), lambda document: sign(signer, document)):
         step(Document(text="Models are loaded at the first document.", id="warm"))

@@ -112,6 +112,9 @@ class GopherRepetition(Section):
     max_duplicate_ngram_characters: tuple[Fraction, Fraction, Fraction, Fraction, Fraction, Fraction] = Field(
         (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), description="Most characters in repeated 5- to 10-grams of words."
     )
+    count_single_ngrams: bool = Field(
+        False, description="Whether a top n-gram that occurs once counts, as datatrove counts [fineweb]."
+    )
 
 
 class C4(Section):
@@ -171,6 +174,7 @@ PRESETS: dict[str, dict[str, object]] = {  # what differs from the fields' own d
     "fineweb": {
         "url": {},
         "gopher_quality": {"count_punctuation": True},
+        "gopher_repetition": {"count_single_ngrams": True},
         "c4": {"require_terminal_punctuation": False},
         "fineweb": {},
         "pii": {"kinds": ["email", "ip"]},

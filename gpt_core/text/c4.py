@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt_core.text.characters import CLOSER, CODE_POINTS, SPACE, TERMINAL
+from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import class_before, count_sentences, ends_in_ellipsis, previous, trim
 from gpt_core.text.phrases import find_phrase
-from gpt_core.text.words import Bytes, Offsets, decode, kernel
+from gpt_core.text.words import Bytes, Offsets, decode
 
 
 @kernel

@@ -14,7 +14,14 @@ WORD, LETTER, SPACE, LONE, MARK, DIGIT, CLOSER, TERMINAL = (1 << bit for bit in 
 CODE_POINTS = 0x32000  # beyond stand private use, tags and nothing: neither letters nor spaces
 
 _CLOSERS = "\"'\u2019\u201d\u00bb)]}\u300d\u300f\uff09"
-_TERMINALS = ".!?\u2026\u3002\uff01\uff1f\u061f\u06d4\u0964\u0965\u104b\u17d4\u1362\u2047\u2048\u2049\u203c\u0589"
+# Unicode's property Sentence_Terminal (UAX 44) in the basic plane, and the full stops of compatibility.
+_TERMINALS = (
+    "!.?\u0589\u061d\u061e\u061f\u06d4\u0700\u0701\u0702\u07f9\u0837\u0839\u083d\u083e\u0964\u0965\u104a\u104b\u1362"
+    "\u1367\u1368\u166e\u1735\u1736\u17d4\u17d5\u1803\u1809\u1944\u1945\u1aa8\u1aa9\u1aaa\u1aab\u1b5a\u1b5b\u1b5e"
+    "\u1b5f\u1c3b\u1c3c\u1c7e\u1c7f\u203c\u203d\u2047\u2048\u2049\u2e2e\u2e3c\u3002\ua4ff\ua60e\ua60f\ua6f3\ua6f7"
+    "\ua876\ua877\ua8ce\ua8cf\ua92f\ua9c8\ua9c9\uaa5d\uaa5e\uaa5f\uaaf0\uaaf1\uabeb\ufe52\ufe56\ufe57\uff01\uff0e"
+    "\uff1f\uff61"
+)
 _LONE_RANGES = (
     (0x0E00, 0x0F00),  # Thai, Lao
     (0x1000, 0x10A0),  # Burmese

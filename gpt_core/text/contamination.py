@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt_core.recipe import Fields
+from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import Table, find, table_size
 from gpt_core.text.read import read_texts
-from gpt_core.text.words import Hashes, hash_all, hash_ngrams, hash_words, kernel
+from gpt_core.text.words import Hashes, hash_all, hash_ngrams, hash_words
 
 NONE, SHARED, WHOLE = 0, 1, 2
 _ONE = np.uint64(1)

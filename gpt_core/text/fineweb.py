@@ -3,10 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 
-from gpt_core.text.characters import CLOSER, TERMINAL
+from gpt_core.text.characters import TERMINAL
+from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import class_before, trim
 from gpt_core.text.repetition import duplicates
-from gpt_core.text.words import Bytes, Hashes, Offsets, kernel
+from gpt_core.text.words import Bytes, Hashes, Offsets
 
 Row = npt.NDArray[np.float64]
 MEASURES = ("terminal_punctuation", "short_lines", "duplicate_line_characters", "newline_word_ratio")
@@ -36,7 +37,7 @@ def measure_fineweb(
         lines += 1
         total += characters[i]
         shorts += characters[i] <= short
-        ended += (class_before(data, end, classes) & (TERMINAL | CLOSER)) != 0
+        ended += (class_before(data, end, classes) & TERMINAL) != 0
     _, repeated = duplicates(hashes, characters, n_lines, keys)
     out[0] = ended / max(lines, 1)
     out[1] = shorts / max(lines, 1)

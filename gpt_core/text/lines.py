@@ -5,7 +5,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt_core.text.characters import CLOSER, CODE_POINTS, SPACE, TERMINAL
-from gpt_core.text.words import Bytes, Hashes, Offsets, decode, kernel, mix
+from gpt_core.text.kernel import kernel
+from gpt_core.text.words import Bytes, Hashes, Offsets, decode, is_abbreviated, mix
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
@@ -135,7 +136,7 @@ def count_sentences(data: Bytes, start: int, stop: int, classes: Bytes) -> int:
         code, at = decode(data, at)
         kind = classes[code] if code < CODE_POINTS else np.uint8(0)
         if kind & TERMINAL:
-            ended = is_open
+            ended = is_open and not (code == 46 and is_abbreviated(data, start, at - 1))
             if code >= 0x3000 and is_open:  # no white space follows a full-width end
                 found += 1
                 is_open = ended = False

@@ -17,6 +17,7 @@ from gpt_core.text.c4 import edit_lines
 from gpt_core.text.characters import character_tables
 from gpt_core.text.contamination import ContaminationIndex, find_contamination
 from gpt_core.text.fineweb import measure_fineweb
+from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import (
     LineScratch,
     Table,
@@ -29,7 +30,7 @@ from gpt_core.text.lines import (
 from gpt_core.text.phrases import Phrases, find_phrase
 from gpt_core.text.quality import measure_quality
 from gpt_core.text.repetition import duplicate_ngrams, duplicates, top_ngrams
-from gpt_core.text.words import Bytes, Hashes, Offsets, Scratch, buffers, hash_words, keep_words, kernel, split_words
+from gpt_core.text.words import Bytes, Hashes, Offsets, Scratch, buffers, hash_words, keep_words, split_words
 
 COLUMNS = (
     *(f"gopher_quality.{name}" for name in quality.MEASURES),
@@ -102,6 +103,7 @@ class Measurer:
             clean.gopher_quality is not None and clean.gopher_quality.count_punctuation,
             self.stop_words,
             clean.gopher_repetition is not None,
+            clean.gopher_repetition is not None and clean.gopher_repetition.count_single_ngrams,
             c4 is not None,
             (
                 bool(c4 and c4.require_terminal_punctuation),
@@ -151,6 +153,7 @@ def _measure_all(
     count_punctuation: bool,
     stop_words: Hashes,
     with_repetition: bool,
+    count_single: bool,
     with_c4: bool,
     c4: tuple[bool, int, int, bool],
     line_phrases: tuple[Bytes, Offsets, npt.NDArray[np.bool_]],
@@ -197,7 +200,7 @@ def _measure_all(
             ends[0] = 0
             for k in range(n):
                 ends[k + 1] = ends[k] + lengths[k]
-            top_ngrams(hashes, ends, n, size, grams, keys, tallies, firsts, row[_REPETITION + 4 :])
+            top_ngrams(hashes, ends, n, size, grams, keys, tallies, firsts, count_single, row[_REPETITION + 4 :])
             duplicate_ngrams(hashes, ends, n, size, grams, keys, row[_REPETITION + 7 :])
         text = data
         if with_c4:

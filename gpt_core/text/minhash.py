@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import Table, find, table_size
-from gpt_core.text.words import Hashes, hash_all, hash_ngrams, kernel, mix
+from gpt_core.text.words import Hashes, hash_all, hash_ngrams, mix
 
 Bands = npt.NDArray[np.int64]
 Permutations = npt.NDArray[np.uint32]

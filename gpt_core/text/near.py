@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from gpt_core.recipe import Dedup
 from gpt_core.text.characters import character_tables
+from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import table_size
 from gpt_core.text.minhash import (
     Bands,
@@ -18,7 +19,7 @@ from gpt_core.text.minhash import (
     make_shingles,
     sign,
 )
-from gpt_core.text.words import Bytes, Hashes, Offsets, Scratch, buffers, keep_words, kernel, split_words
+from gpt_core.text.words import Bytes, Hashes, Offsets, Scratch, buffers, keep_words, split_words
 
 PAIR = pa.schema(
     [

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gpt_core.text.characters import CODE_POINTS
-from gpt_core.text.words import Bytes, Offsets, buffers, decode, kernel
+from gpt_core.text.kernel import kernel
+from gpt_core.text.words import Bytes, Offsets, buffers, decode
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _INVISIBLE = re.compile(
@@ -34,6 +35,13 @@ _CLEAR, _CHANGES, _LEAD = (
 
 def normalize(text: str, *, fix_mojibake: bool = True) -> str:
     """The text in its one spelling; a normalized text comes back as it is. May be empty."""
+    spelt = _spell(text, fix_mojibake=fix_mojibake)
+    while spelt != text and not spelt.isascii():  # mojibake may show only when what stood between has gone
+        text, spelt = spelt, _spell(spelt, fix_mojibake=fix_mojibake)
+    return spelt
+
+
+def _spell(text: str, *, fix_mojibake: bool) -> str:
     if not text.isascii():
         if fix_mojibake and ftfy.badness.is_bad(text):
             text = ftfy.fix_encoding(text)

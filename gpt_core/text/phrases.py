@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gpt_core.text.words import Bytes, Offsets, kernel
+from gpt_core.text.kernel import kernel
+from gpt_core.text.words import Bytes, Offsets
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gpt_core.text.words import Bytes, Offsets, buffers, kernel
+from gpt_core.text.kernel import kernel
+from gpt_core.text.words import Bytes, Offsets, buffers
 
 _EMAIL = re.compile(
     r"(?<![\w.+%-])[A-Za-z0-9_%+-]+(?:\.[A-Za-z0-9_%+-]+)*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+"

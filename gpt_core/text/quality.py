@@ -8,8 +8,9 @@ spaces have no length to speak of and do not enter the mean. Lines are those wit
 import numpy as np
 import numpy.typing as npt
 
+from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import begins_with_bullet, ends_in_ellipsis, trim
-from gpt_core.text.words import HAS_LETTER, IS_LONE, IS_WORD, Bytes, Hashes, Offsets, kernel
+from gpt_core.text.words import HAS_LETTER, IS_CONTRACTED, IS_LONE, IS_WORD, Bytes, Hashes, Offsets
 
 Row = npt.NDArray[np.float64]
 MEASURES = (
@@ -42,7 +43,7 @@ def measure_quality(
     out: Row,
 ) -> None:
     """`out` holds MEASURES of data[start:stop], whose tokens and lines are given."""
-    words = spaced = characters = alphabetic = 0
+    words = spaced = characters = alphabetic = contracted = 0
     seen = 0
     for i in range(n_tokens):
         kind = kinds[i]
@@ -54,6 +55,8 @@ def measure_quality(
             characters += lengths[i]
         if kind & HAS_LETTER:
             alphabetic += 1
+        if kind & IS_CONTRACTED:
+            contracted += 1
         for j in range(len(stop_words)):
             if folded[i] == stop_words[j]:
                 seen |= 1 << j
@@ -79,7 +82,9 @@ def measure_quality(
         lines += 1
         bullets += begins_with_bullet(data, begin, end)
         ellipses += ends_in_ellipsis(data, begin, end)
-    whole = max(1, n_tokens if count_punctuation else words)
+    if count_punctuation:  # spaCy's words, which datatrove counts: don't is two of them
+        alphabetic += contracted
+    whole = max(1, n_tokens + contracted if count_punctuation else words)
     out[0] = words
     out[1] = characters / spaced if spaced else np.nan
     out[2] = signs / whole

@@ -1,17 +1,18 @@
 """Gopher's repetition statistics: Rae et al. 2021, appendix A1.1, table A1; thresholds stand in the recipe.
 
 Lines and paragraphs: each occurrence after the first is a duplicate. The most frequent 2- to 4-gram: its
-characters with the spaces between its tokens, times its occurrences; one that occurs once repeats nothing.
+characters with the spaces between its tokens, times its occurrences; one that occurs once repeats nothing, unless
+gopher_repetition.count_single_ngrams takes the paper by the letter, as datatrove 0.10 does.
 Repeated 5- to 10-grams: read from left to right, an n-gram read before counts its characters and is stepped over,
-so that no character counts twice. Shares are of the text's characters. So reckons datatrove 0.10, save that it
-counts a top n-gram that occurs once.
+so that no character counts twice. Shares are of the text's characters.
 """
 
 import numpy as np
 import numpy.typing as npt
 
+from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import Table, find, table_size
-from gpt_core.text.words import Hashes, Offsets, extend_ngrams, kernel, mix
+from gpt_core.text.words import Hashes, Offsets, extend_ngrams, mix
 
 Row = npt.NDArray[np.float64]
 _ONE = np.uint64(1)
@@ -44,6 +45,7 @@ def top_ngrams(
     keys: Table,
     tallies: npt.NDArray[np.int32],
     firsts: npt.NDArray[np.int32],
+    count_single: bool,
     out: Row,
 ) -> None:
     """`out` holds the shares of the most frequent 2-, 3- and 4-gram. ends[i]: characters in the first i tokens."""
@@ -66,8 +68,10 @@ def top_ngrams(
                 keys[at] = key
                 tallies[at] = 1
                 firsts[at] = i
-        if most < 2:
+        if most < 2 and not count_single:
             return  # no longer n-gram occurs twice either
+        if not found:
+            return
         spelt = ends[most_first + n] - ends[most_first] + n - 1
         out[n - 2] = min(1.0, spelt * most / size_characters)  # `a a a` overlaps itself
 

@@ -1,37 +1,38 @@
 """A text split into tokens, once, for all rules: over its UTF-8 bytes, compiled by numba.
 
-A token is a word (letters, digits, marks and underscores; also don't and 1,234.5) or one other visible character.
+A token is a word (letters, digits, marks and underscores; also don't, 1,234.5 and Mr.) or another visible
+character, with those that repeat it (--, ...).
 In scripts without spaces every letter is a word (characters.py). Of a token the rules need two 64-bit hashes, of its
 characters as they are written and in lower case, its length and its kind. 400 MB per CPU-second.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from gpt_core.text.characters import CODE_POINTS, DIGIT, LETTER, LONE, MARK, SPACE, WORD, character_tables
+from gpt_core.text.kernel import kernel
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Offsets: TypeAlias = npt.NDArray[np.int64]
 
-IS_WORD, HAS_LETTER, IS_LONE = 1, 2, 4  # bits of a token's kind
+IS_WORD, HAS_LETTER, IS_LONE, IS_CONTRACTED = 1, 2, 4, 8  # bits of a token's kind
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of what came before is lost
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 _SEED = np.uint64(0xCBF29CE484222325)
 _32, _29 = np.uint64(32), np.uint64(29)
 
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-
-
-def kernel(function: _Kernel) -> _Kernel:
-    """`function` compiled by numba at its first call, once a machine: the machine code is kept beside the module."""
-    return cast(_Kernel, numba.njit(cache=True, nogil=True)(function))
+# Words of two to five letters before a full stop that belongs to them and ends no sentence.
+_ABBREVIATIONS = (
+    "mr mrs ms dr st jr sr vs gen gov sen rep col lt sgt capt rev hon prof inc ltd co corp bros etc ave blvd mt ft jan "
+    "feb mar apr jun jul aug sep sept oct nov dec ala ariz ark colo conn fla kan ky mich minn miss mont neb nev okla "
+    "ore pa tenn va wash wis adm"
+)
+ABBREVIATIONS = np.array([int.from_bytes(word.encode(), "big") for word in _ABBREVIATIONS.split()], np.int64)
 
 
 @kernel
@@ -53,6 +54,25 @@ def mix(value: np.uint64) -> np.uint64:
     """`value` with every bit spread over all bits; a bijection."""
     value = (value ^ (value >> _32)) * _MIX
     return value ^ (value >> _29)
+
+
+@kernel
+def is_abbreviated(data: Bytes, start: int, stop: int) -> bool:
+    """Whether the word that ends at `stop`, before a full stop, is an initial or an abbreviation."""
+    packed = letters = 0
+    while stop > start and letters < 6:
+        byte = int(data[stop - 1]) | 32
+        if not 97 <= byte <= 122:
+            break
+        packed |= byte << 8 * letters
+        letters += 1
+        stop -= 1
+    if letters == 1:
+        return True
+    for abbreviation in ABBREVIATIONS:  # noqa: SIM110  numba knows no any()
+        if packed == abbreviation:
+            return True
+    return False
 
 
 @kernel
@@ -108,11 +128,26 @@ def split_words(
                         next_kind = classes[after] if after < CODE_POINTS else np.uint8(0)
                         if next_kind & LONE or not next_kind & (DIGIT if is_point else WORD):
                             break
+                        if is_apostrophe:
+                            traits |= IS_CONTRACTED
                     elif kind & LETTER:
                         traits |= HAS_LETTER
                     last_is_digit = (kind & DIGIT) != 0
                 written = (written ^ np.uint64(code)) * _STEP
                 folds = (folds ^ np.uint64(lower[code] if code < CODE_POINTS else code)) * _STEP
+                length += 1
+                at = following
+            if at < stop and data[at] == 46 and length <= 5 and is_abbreviated(data, start, at):
+                length += 1
+                at += 1
+        else:
+            sign = code
+            while at < stop:  # --, ... and *** are one token
+                code, following = decode(data, at)
+                if code != sign:
+                    break
+                written = (written ^ np.uint64(code)) * _STEP
+                folds = (folds ^ np.uint64(code)) * _STEP
                 length += 1
                 at = following
         hashes[count] = mix(written)

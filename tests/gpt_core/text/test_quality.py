@@ -68,8 +68,8 @@ def test_words_of_scripts_without_spaces_have_no_mean_length() -> None:
 
 
 def test_punctuation_counts_as_words_without_letters_where_asked() -> None:
-    assert judge("a, b.", min_alphabetic_words=0.8) is None
-    found = judge("a, b.", min_alphabetic_words=0.8, count_punctuation=True)
+    assert judge("one, two.", min_alphabetic_words=0.8) is None
+    found = judge("one, two.", min_alphabetic_words=0.8, count_punctuation=True)
     assert found == ("gopher_quality.min_alphabetic_words", "share of words with a letter 0.500 < 0.8")
 
 

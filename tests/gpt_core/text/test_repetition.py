@@ -59,6 +59,8 @@ def test_the_top_ngram_counts_its_characters_and_spaces_in_every_occurrence() ->
 
 def test_an_ngram_that_occurs_once_repeats_nothing() -> None:
     assert judge("three words only", max_top_ngram_characters=(0.0, 0.0, 0.0)) is None
+    literally = judge("three words only", max_top_ngram_characters=(0.6, 1.0, 1.0), count_single_ngrams=True)
+    assert literally == ("gopher_repetition.top_2gram_characters", "share of top 2gram characters 0.688 > 0.6")
 
 
 def test_a_repeated_ngram_counts_once_and_is_stepped_over() -> None:

@@ -83,6 +83,7 @@ def test_c4_keeps_the_lines_that_are_sentences(text: str, left: str) -> None:
         ("One two three.\nif (x) {", "c4.document_phrases", "holds '{'"),
         ("One two three. Lorem Ipsum dolor.", "c4.document_phrases", "holds 'lorem ipsum'"),
         ("One two three.\nFour five six", "c4.min_sentences", "1 sentences < 2"),
+        ("Mr. J. Smith, Jr. of St. Ives said so.", "c4.min_sentences", "1 sentences < 2"),
     ],
 )
 def test_c4_rejects_what_holds_a_phrase_or_too_little(text: str, reason: str, detail: str) -> None:
