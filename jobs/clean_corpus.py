@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
@@ -33,7 +34,8 @@ def make(job: Job) -> Outcome:
     recipe, documents, rejected = job.recipe, job.output / "documents", job.output / "rejected"
     parts = plan_parts(plan_splits(expand_inputs(recipe.corpus)))
     index = _index(recipe)
-    Rules(recipe.clean, index)  # what a rule lacks is told before Spark starts, and its kernels are compiled once
+    rules = Rules(recipe.clean, index)  # what a rule lacks is told before Spark starts
+    rules.judge(pa.array(["Kernels are compiled once, not in every task at once."]))
     tally = Tally.empty(recipe.clean)
     with spark_session(job, input_bytes=sum(split.size for part in parts for split in part)) as spark:
         numbers = spark.sparkContext.parallelize(range(len(parts)), len(parts))
