@@ -16,6 +16,6 @@ def datatrove_python() -> Path:
     if not python.exists():
         print(f"making an environment with datatrove in {folder}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        packages = ["datatrove[processing]==0.10.1", "spacy>=3.8,<4"]
+        packages = ["datatrove[io,processing]==0.10.1", "spacy>=3.8,<4"]
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
     return python
