@@ -45,9 +45,9 @@ def main() -> None:
     everything = corpus.load(arguments.megabytes)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         work = Path(name)
-        few = deal(work / "few", list(corpus.read(everything[:1]))[:START_DOCUMENTS])
         sample = deal(work / "sample", corpus.read(corpus.load(arguments.peer_megabytes)))
         agreement = compare(work, sample)
+        few = deal(work / "few", pick_few(work, sample))
         peer_raw = deal(work / "all", corpus.read(everything)) if arguments.full else sample
         start = run_datatrove(few, work / "start")
         print(f"datatrove's start-up, subtracted: {tell(start)}", flush=True)
@@ -95,6 +95,13 @@ def deal(folder: Path, records: Iterable[dict[str, str]]) -> Path:
     for file in files:
         file.close()
     return folder
+
+
+def pick_few(work: Path, sample: Path) -> list[dict[str, str]]:
+    """START_DOCUMENTS of those that both jobs keep, so that every step of both has something to do."""
+    kept = set(read_ids(work / "ours/dedup")) & set(kept_by_datatrove(work / "peer/unique"))
+    records = corpus.read(sorted(sample.glob("*.jsonl")))
+    return [record for record in records if record["id"] in kept][:START_DOCUMENTS]
 
 
 def run_ours(raw: list[Path], work: Path) -> Cost:
