@@ -12,21 +12,35 @@ from gpt_core.artifact import Artifact, open_artifact
 from gpt_core.fingerprint import Json
 
 
-def prepare(output: Path, recipe: dict[str, Json], *, partitions: int = 3) -> None:
+def prepare(output: Path, recipe: dict[str, Json], *, partitions: int = 3, master: str = "local[2]") -> None:
     """`output` holds what the runner puts there before it starts a job."""
     output.mkdir(parents=True)
-    spark: Json = {"master": "local[2]", "driver_memory": "512m", "partitions": partitions}
+    spark: Json = {
+        "master": master,
+        "driver_memory": "512m",
+        "executor_memory": "512m",
+        "partitions": partitions,
+    }
     (output / "recipe.json").write_text(json.dumps({"name": "test", **recipe, "cluster": {"spark": spark}}))
     (output / "identity.json").write_text('{"made": "by hand"}')
 
 
 def run_job(module: str, output: Path, **inputs: Path) -> subprocess.CompletedProcess[str]:
     """The ended process of the job."""
+    job = start_job(module, output, **inputs)
+    stdout, stderr = job.communicate()
+    return subprocess.CompletedProcess(job.args, job.returncode, stdout, stderr)
+
+
+def start_job(module: str, output: Path, **inputs: Path) -> subprocess.Popen[str]:
+    """The running process of the job."""
     given = [f"{name}={path}" for name, path in inputs.items()]
     arguments = ["--recipe", str(output / "recipe.json"), "--output", str(output), "--inputs", *given]
     command = [sys.executable, "-m", module, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=output.parent, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=output.parent, env=environment
+    )
 
 
 def made(output: Path) -> Artifact:

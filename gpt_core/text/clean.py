@@ -23,7 +23,8 @@ from gpt_core.text.read import Split, read_split
 from gpt_core.text.rules import Judgement, Rules
 from gpt_core.text.table import TableWriter, without_rows
 
-PART_BYTES = 64 << 20  # of raw files in a part: small files share one
+MOST_PARTS = 64  # of a small corpus: enough for many cores, few enough to cost nothing
+LEAST_PART_BYTES, PART_BYTES = 4 << 20, 64 << 20  # of raw files in a part: small files share one
 SAMPLES_PER_REASON = 3
 SAMPLE_CHARACTERS = 200
 
@@ -110,13 +111,14 @@ class Tally:
 
 
 def plan_parts(splits: Sequence[Split]) -> list[list[Split]]:
-    """The splits in order, as few parts as hold about PART_BYTES of raw files each. Depends on the files alone."""
+    """The splits in order: MOST_PARTS parts, or what keeps them between the bounds. Depends on the files alone."""
+    size = min(PART_BYTES, max(LEAST_PART_BYTES, sum(split.size for split in splits) // MOST_PARTS))
     parts: list[list[Split]] = []
     room = 0
     for split in splits:
         if not parts or split.size > room:
             parts.append([])
-            room = PART_BYTES
+            room = size
         parts[-1].append(split)
         room -= split.size
     return parts

@@ -21,7 +21,7 @@ from gpt_core.text.read_lines import read_lines
 from gpt_core.text.read_parquet import read_rows
 from gpt_core.text.record import parse_record, plain_document
 
-SPLIT_BYTES = 64 << 20
+SPLIT_BYTES = 16 << 20
 BATCH_ROWS = 1_000
 BATCH_BYTES = 8 << 20
 

@@ -120,6 +120,6 @@ def test_small_files_share_a_part_and_the_order_stays(tmp_path: Path, monkeypatc
     for name in "abcd":
         (tmp_path / f"{name}.jsonl").write_text("x" * 40)
     corpus = Corpus.model_validate({"inputs": [{"path": str(tmp_path / "*.jsonl")}]})
-    monkeypatch.setattr(clean, "PART_BYTES", 100)
+    monkeypatch.setattr(clean, "LEAST_PART_BYTES", 100)
     parts = plan_parts(plan_splits(expand_inputs(corpus)))
     assert [[Path(split.input.path).stem for split in part] for part in parts] == [["a", "b"], ["c", "d"]]

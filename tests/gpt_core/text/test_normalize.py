@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from gpt_core.text.normalize import normalize, normalize_texts
 
-ODD = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("\r\n\t \x0b\x85\u2028\u200b\u00ad\ufeffe\u0301\u200d\x00")))
+ODD = st.text(
+    st.one_of(st.characters(codec="utf-8"), st.sampled_from("\r\n\t \x0b\x85\u2028\u200b\u00ad\ufeffe\u0301\u200d\x00"))
+)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""A Spark standalone cluster on the loopback interface, from pip's pyspark: a master and workers, each a process."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+START_SECONDS = 60
+_MASTER = re.compile(r"Starting Spark master at (spark://\S+)")
+_REGISTERED = re.compile(r"Successfully registered with master")
+
+
+class SparkCluster:
+    """A master, and workers of one core each that can be killed and started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.workers: list[subprocess.Popen[bytes]] = []
+        log = self._start("master.Master", "master.log")
+        self.url = self._wait(log, _MASTER)[1]
+
+    def start_worker(self) -> None:
+        """One more worker is registered when this returns."""
+        number = len(self.processes)
+        work = self.folder / f"work-{number}"
+        options = ["--cores", "1", "--memory", "1g", "--work-dir", str(work), self.url]
+        log = self._start("worker.Worker", f"worker-{number}.log", *options)
+        self.workers.append(self.processes[-1])
+        self._wait(log, _REGISTERED)
+
+    def kill_worker(self) -> None:
+        """The worker that was started first dies at once, and its executors with it."""
+        worker = self.workers.pop(0)
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+    def stop(self) -> None:
+        """All processes have ended."""
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _start(self, role: str, log_name: str, *options: str) -> Path:
+        """The log of a daemon in a process group of its own."""
+        spec = find_spec("pyspark")
+        assert spec is not None
+        assert spec.origin is not None
+        home = Path(spec.origin).parent
+        command = [str(home / "bin/spark-class"), f"org.apache.spark.deploy.{role}", "--host", "127.0.0.1"]
+        environment = os.environ | {
+            "SPARK_HOME": str(home),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_DAEMON_MEMORY": "256m",
+            "PYSPARK_PYTHON": sys.executable,
+        }
+        log = self.folder / log_name
+        with log.open("wb") as file:
+            self.processes.append(
+                subprocess.Popen(
+                    [*command, "--port", "0", "--webui-port", "0", *options],
+                    env=environment,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+        return log
+
+    def _wait(self, log: Path, words: re.Pattern[str]) -> re.Match[str]:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if found := words.search(log.read_text(errors="replace")):
+                return found
+            assert self.processes[-1].poll() is None, log.read_text(errors="replace")
+            time.sleep(0.1)
+        raise TimeoutError(log.read_text(errors="replace"))
+
+
+@contextmanager
+def spark_cluster(folder: Path, *, workers: int) -> Iterator[SparkCluster]:
+    """A cluster with so many workers; it ends with the block."""
+    cluster = SparkCluster(folder)
+    try:
+        for _ in range(workers):
+            cluster.start_worker()
+        yield cluster
+    finally:
+        cluster.stop()
