@@ -3,7 +3,7 @@
     make bench NAME=clean_job_vs_datatrove
     python benchmarks/clean_job_vs_datatrove.py --megabytes 200 --peer-megabytes 8 --runs 3 [--full]
 
-Ours: jobs.clean_corpus with preset fineweb (languages identified, none refused; no PII, URL or contamination rule) and
+Ours: jobs.clean_corpus with preset fineweb (no language, PII, URL or contamination rule: the peer's job has none) and
 jobs.dedup_corpus, on Spark's local[2], over `megabytes` of corpus.py, start-up and all. datatrove: its local executor
 with two workers, the same four filters and its four MinHash stages, over a sample of the same documents (--full: over
 all), because it takes seconds a megabyte; what it takes for a few documents, its start-up, is subtracted in its favour.
@@ -17,7 +17,6 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,12 +25,14 @@ import corpus
 import pyarrow.parquet as pq
 from peers import CACHE, datatrove_python
 from process_tree import Cost, run_measured
+from spark_stages import ROOT, run_clean, run_dedup
 
-ROOT = Path(__file__).parents[1]
+from gpt_core.fingerprint import Json
+
 TASKS, START_DOCUMENTS, LEAST_AGREEMENT = 4, 8, 0.97
-CLEAN: dict[str, object] = {
+CLEAN: dict[str, Json] = {
     "preset": "fineweb",
-    "languages": [],
+    "languages": None,
     "pii": None,
     "url": None,
     "decontaminate_ngram_words": None,
@@ -106,23 +107,9 @@ def pick_few(work: Path, sample: Path) -> list[dict[str, str]]:
 
 def run_ours(raw: list[Path], work: Path) -> Cost:
     """The cost of both Spark jobs; work/clean and work/dedup hold their outputs."""
-    inputs = [{"path": str(path), "format": "jsonl"} for path in raw]
-    recipe = {
-        "name": "benchmark",
-        "corpus": {"inputs": inputs},
-        "clean": CLEAN,
-        "dedup": {},
-        "cluster": {"spark": {"master": "local[2]"}},
-    }
-    cost = Cost(0.0, 0.0)
-    for stage, given in (("clean", []), ("dedup", [f"clean={work / 'clean'}"])):
-        output = work / stage
-        output.mkdir(parents=True)
-        (output / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
-        (output / "identity.json").write_text(json.dumps({"made": "by a benchmark"}), encoding="utf-8")
-        arguments = ["--recipe", str(output / "recipe.json"), "--output", str(output), "--inputs", *given]
-        cost += run_measured([sys.executable, "-m", f"jobs.{stage}_corpus", *arguments], cwd=ROOT)
-    return cost
+    _, clean = run_clean(raw, work, clean=CLEAN)
+    _, dedup = run_dedup(work)
+    return clean + dedup
 
 
 def datatrove_with_readers() -> Path:

@@ -115,17 +115,22 @@ def histogram(
     *,
     x_label: str,
     y_label: str,
+    log_x: bool = True,
+    limit: float | None = None,
 ) -> Markup:
-    """Counts between logarithmic edges > 0, the (name, counts, color) of `stacks` upon each other."""
+    """Counts between edges (> 0 with `log_x`), the (name, counts, color) of `stacks` upon each other.
+
+    `limit` is a dashed line from top to bottom.
+    """
     height, left, right, top, bottom = 250.0, 50.0, 12.0, 24.0, 40.0
     totals = [sum(counts) for counts in zip(*(counts for _, counts, _ in stacks), strict=True)]
     if not totals or not max(totals):
         return _svg(title, height)
-    x = log_scale(edges[0], edges[-1], left, WIDTH - right, nice=False)
+    x = (log_scale if log_x else linear_scale)(edges[0], edges[-1], left, WIDTH - right, nice=False)
     y = linear_scale(0.0, max(totals), height - bottom, top)
     marks = _y_axis(y, y_label, left, WIDTH - right)
     for index, (low, high) in enumerate(itertools.pairwise(edges)):
-        span = f"{units.count(low)} to {units.count(high)} {x_label}"
+        span = f"{units.compact(low, least=1e6)} to {units.compact(high, least=1e6)} {x_label}"
         told = [element("title", "; ".join([span, *(f"{counts[index]:,} {name}" for name, counts, _ in stacks)]))]
         base = 0.0
         for _, counts, color in stacks:
@@ -143,7 +148,42 @@ def histogram(
                 )
             base += counts[index]
         marks.append(element("g", *told))
+    if limit is not None:
+        marks.append(_upright(limit, x, top, height - bottom))
     return _svg(title, height, *marks, *_x_axis(x, x_label, height - bottom, height))
+
+
+def spread(
+    title: str,
+    edges: Sequence[float],
+    sides: Sequence[tuple[str, Sequence[int], str]],
+    *,
+    log_x: bool = False,
+    limits: Sequence[float] = (),
+) -> Markup:
+    """Counts between edges as outlines over each other, the counts on a logarithmic scale: a small chart of many.
+
+    So both the documents that a rule is about, which are few, and all the others can be seen. `limits` are dashed.
+    """
+    height, left, right, top, bottom = 150.0, 50.0, 12.0, 8.0, 22.0
+    most = max((n for _, counts, _ in sides for n in counts), default=0)
+    if not most:
+        return _svg(title, height)
+    x = (log_scale if log_x else linear_scale)(edges[0], edges[-1], left, WIDTH - right, nice=False)
+    y = log_scale(0.7, max(most, 10) * 1.2, height - bottom, top, nice=False)
+    base = height - bottom
+    marks = _y_axis(y, "", left, WIDTH - right)
+    for _, counts, color in sides:
+        steps = [f"V{y(n) if n else base:.1f}H{x(high):.1f}" for n, high in zip(counts, edges[1:], strict=True)]
+        outline = f"M{x(edges[0]):.1f} {base:.1f}{''.join(steps)}V{base:.1f}Z"
+        marks.append(element("path", d=outline, class_=f"line area {color}"))
+    for index, (low, high) in enumerate(itertools.pairwise(edges)):
+        told = [f"{units.compact(low, least=1e6)} to {units.compact(high, least=1e6)}"]
+        told += [f"{counts[index]:,} {name}" for name, counts, _ in sides]
+        tip = element("title", "; ".join(told))
+        marks.append(element("rect", tip, x=x(low), y=top, width=x(high) - x(low), height=base - top, fill_opacity="0"))
+    marks += [_upright(limit, x, top, base) for limit in limits if x.low <= limit <= x.high]
+    return _svg(title, height, *marks, *_x_axis(x, "", base, height))
 
 
 def heat_map(title: str, labels: Sequence[str], rows: Sequence[Sequence[int]]) -> Markup:
@@ -219,6 +259,10 @@ def _limit(limit: tuple[float, str], y: Scale, left: float, right: float) -> lis
         element("line", x1=left, x2=right, y1=y(level), y2=y(level), class_="limit"),
         element("text", name, x=right, y=y(level) - 5, class_="end"),
     ]
+
+
+def _upright(limit: float, x: Scale, top: float, base: float) -> Markup:
+    return element("line", x1=x(limit), x2=x(limit), y1=top, y2=base, class_="limit")
 
 
 def _drawable(points: Sequence[tuple[float, float]], *, positive: bool) -> list[tuple[float, float]]:

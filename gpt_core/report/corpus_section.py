@@ -11,22 +11,26 @@ from gpt_core.report.evidence import CleanStats, DedupStats, Evidence, ShardsSta
 MOST_BARS = 12
 MOST_SOURCES = 30
 RULES = {
+    "c4": "Lines and sentences (C4)",
+    "classifier": "Quality classifier",
     "contaminated": "Shares text with an evaluation file",
-    "duplicate_id": "Has the id of an earlier record",
+    "duplicate_id": "Has the id of another record",
+    "fineweb": "Line statistics (FineWeb)",
     "gopher_quality": "Quality rules (Gopher)",
     "gopher_repetition": "Repetition rules (Gopher)",
     "language": "Language: another, or not certain",
     "malformed": "Malformed record",
+    "source_limit": "Beyond the limit of its input",
+    "url": "URL rules",
 }
 
 
 def corpus_section(evidence: Evidence) -> Section:
     """The documents, from raw to train and validation."""
     clean = evidence.read("clean", "stats.json", CleanStats)
-    dedup = evidence.read("dedup", "stats.json", DedupStats)
     figures = [*_funnel(evidence), *_lengths(clean), *_languages(evidence, clean)]
     blocks: list[Block] = [Columns(figures)] if figures else []
-    blocks += [*_rejections(evidence, clean), *_duplicates(dedup)]
+    blocks += _rejections(evidence, clean)
     return Section("documents", "Documents", _lead(evidence), blocks)
 
 
@@ -174,13 +178,6 @@ def _rejections(evidence: Evidence, clean: CleanStats) -> Iterator[Block]:
     ]
     table = Table("By reason", ["reason", "documents", "of all"], rows)
     yield Details("Rejected documents: every reason, and samples", [table, *samples])
-
-
-def _duplicates(dedup: DedupStats) -> Iterator[Block]:
-    if dedup.pairs:
-        rows = [[pair.id, pair.duplicate_of, pair.kind, units.fixed(pair.jaccard)] for pair in dedup.pairs]
-        head = ["dropped", "kept instead", "kind", "Jaccard similarity"]
-        yield Details("Duplicates: the least alike pairs", [Table("Pairs to doubt first", head, rows, text_columns=3)])
 
 
 def _of(items: list[str] | list[Bar], title: str, most: int) -> str:

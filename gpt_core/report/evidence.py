@@ -40,9 +40,33 @@ class RejectSample(BaseModel):
     text: str | None
 
 
+class Measurement(BaseModel):
+    """What a text rule measured: documents between neighbouring edges, and the bounds."""
+
+    label: str
+    reasons: list[str] = []
+    min: float | None
+    max: float | None
+    edges: list[float]
+    kept: list[int]
+    rejected: list[int]
+
+
+class Contamination(BaseModel):
+    """An evaluation text, and how many documents share words with it."""
+
+    text: str
+    documents: int
+
+
 class CleanStats(BaseModel):
     """stats.json of clean."""
 
+    rejected: dict[str, int] = {}
+    measurements: dict[str, Measurement] = {}
+    pii: dict[str, dict[str, int]] = {}
+    contamination: list[Contamination] = []
+    edited: dict[str, dict[str, int]] = {}
     languages: dict[str, int] = {}
     sources: dict[str, SourceDocuments] = {}
     length_histogram: LengthHistogram | None = None
@@ -58,9 +82,46 @@ class DuplicatePair(BaseModel):
     jaccard: float
 
 
+class Cluster(BaseModel):
+    """A kept document, how it begins, and duplicates of it; `size` counts it too."""
+
+    id: str
+    source: str
+    size: int
+    text: str
+    members: list[str]
+
+
+class Clusters(BaseModel):
+    """How many clusters there are by size ("2-3", "4-7"), and the largest."""
+
+    sizes: dict[str, int] = {}
+    largest: list[Cluster] = []
+
+
+class JaccardHistogram(BaseModel):
+    """Candidate pairs between neighbouring similarities; below the first edge counts as in the first bin."""
+
+    edges: list[float]
+    verified: list[int]
+    refused: list[int]
+
+
+class CommonLines(BaseModel):
+    """Lines that too many documents had, and what dropping them took."""
+
+    common: int
+    dropped: int
+    documents: int
+    bytes: int
+
+
 class DedupStats(BaseModel):
     """stats.json of dedup."""
 
+    clusters: Clusters = Clusters()
+    jaccard_histogram: JaccardHistogram | None = None
+    lines: CommonLines | None = None
     sources: dict[str, SourceDocuments] = {}
     pairs: list[DuplicatePair] = []
 

@@ -16,13 +16,17 @@ from gpt_core.recipe import Recipe
 from gpt_core.report import units
 from gpt_core.report.blocks import Tile
 from gpt_core.report.corpus_section import corpus_section, tokens_section
+from gpt_core.report.duplicates_section import duplicates_section
 from gpt_core.report.evidence import Evidence
 from gpt_core.report.provenance_section import provenance_section, recipe_section
 from gpt_core.report.results_section import results_section, samples_section
+from gpt_core.report.rules_section import rules_section
 from gpt_core.report.training_section import finetune_section, pretrain_section
 
 SECTIONS = (
     corpus_section,
+    rules_section,
+    duplicates_section,
     tokens_section,
     pretrain_section,
     finetune_section,

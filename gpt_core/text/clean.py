@@ -206,7 +206,9 @@ def _judge(raw: pa.RecordBatch, rules: Rules, tally: Tally) -> pa.Table:
     languages = [
         given or identified for given, identified in zip(read["language"].to_pylist(), judgement.languages, strict=True)
     ]
-    read = _put(read, text=judgement.texts, reason=judgement.reasons, detail=judgement.details, language=languages)
+    is_kept = pc.is_null(pa.array(judgement.reasons, pa.string()))  # what is rejected keeps its text as it was
+    texts = judgement.texts if judgement.texts is texts else pc.if_else(is_kept, judgement.texts, _array(read["text"]))
+    read = _put(read, text=texts, reason=judgement.reasons, detail=judgement.details, language=languages)
     tally.count(read)
     return pa.concat_tables([malformed, read])
 

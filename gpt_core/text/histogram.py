@@ -54,6 +54,7 @@ class Histograms:
             kept, rejected = self.counts[column].tolist()
             told[column] = {
                 "label": thresholds[0].label,
+                "reasons": sorted({it.reason for it in thresholds}),
                 "min": least[0] if least else None,
                 "max": most[0] if most else None,
                 "edges": [round(edge, 6) for edge in self.edges[column].tolist()],
@@ -64,12 +65,15 @@ class Histograms:
 
 
 def _edges(thresholds: list[Threshold]) -> npt.NDArray[np.float64]:
-    """From 0 to well beyond the thresholds; counts of words and sentences by powers of two."""
-    if thresholds[0].column == "gopher_quality.words":
+    """From 0 to well beyond the thresholds; words by powers of two, other counts in whole numbers."""
+    column = thresholds[0].column
+    if column == "gopher_quality.words":
         return np.concatenate([[0.0], 2.0 ** np.arange(1, BINS + 1)])
     limits = [limit for it in thresholds for limit in (it.least, it.most) if limit is not None]
     widest = max([*limits, 0.0])
-    if widest == 0:
+    if column in ("gopher_quality.stop_words", "c4.sentences"):
+        return np.arange(BINS + 1) * np.ceil(max(1.0, 3 * widest / BINS))
+    is_share = widest <= 1 and "ratio" not in column
+    if widest == 0 or (is_share and any(it.least is not None for it in thresholds)):
         return np.linspace(0.0, 1.0, BINS + 1)
-    is_share = widest <= 1 and "ratio" not in thresholds[0].column
     return np.linspace(0.0, min(1.0, 3 * widest) if is_share else 3 * widest, BINS + 1)

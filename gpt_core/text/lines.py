@@ -4,11 +4,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from gpt_core.text.characters import CLOSER, CODE_POINTS, SPACE, TERMINAL
+from gpt_core.text.characters import CODE_POINTS, SPACE
 from gpt_core.text.kernel import kernel
-from gpt_core.text.words import Bytes, Hashes, Offsets, decode, is_abbreviated, mix
-
-_STEP = np.uint64(0x9E3779B97F4A7C15)
+from gpt_core.text.words import STEP, Bytes, Hashes, Offsets, decode, mix
 
 
 @kernel
@@ -20,14 +18,14 @@ def hash_bytes(data: Bytes, start: int, stop: int) -> np.uint64:
         part = np.uint64(0)
         for i in range(8):
             part |= np.uint64(data[at + i]) << np.uint64(8 * i)
-        running = (running ^ part) * _STEP
+        running = (running ^ part) * STEP
         running ^= running >> np.uint64(32)
         at += 8
     part = np.uint64(0)
     while at < stop:
         part = part << np.uint64(8) | np.uint64(data[at])
         at += 1
-    return mix((running ^ part) * _STEP)
+    return mix((running ^ part) * STEP)
 
 
 @kernel
@@ -123,30 +121,6 @@ def begins_with_bullet(data: Bytes, start: int, stop: int) -> bool:
     if data[start] == 45 or data[start] == 42:
         return True
     return bool(stop - start >= 3 and data[start] == 0xE2 and data[start + 1] == 0x80 and data[start + 2] == 0xA2)
-
-
-@kernel
-def count_sentences(data: Bytes, start: int, stop: int, classes: Bytes) -> int:
-    """Sentences in a line: ends are marks of an end, then quotes and brackets that close, then white space."""
-    found = 0
-    at = start
-    is_open = False  # something was said since the last end
-    ended = False
-    while at < stop:
-        code, at = decode(data, at)
-        kind = classes[code] if code < CODE_POINTS else np.uint8(0)
-        if kind & TERMINAL:
-            ended = is_open and not (code == 46 and is_abbreviated(data, start, at - 1))
-            if code >= 0x3000 and is_open:  # no white space follows a full-width end
-                found += 1
-                is_open = ended = False
-        elif kind & SPACE:
-            if ended:
-                found += 1
-                is_open = ended = False
-        elif not (ended and kind & CLOSER):
-            is_open, ended = True, False
-    return found + (1 if is_open else 0)
 
 
 class LineScratch:

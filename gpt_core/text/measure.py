@@ -29,7 +29,7 @@ from gpt_core.text.lines import (
 )
 from gpt_core.text.phrases import Phrases, find_phrase
 from gpt_core.text.quality import measure_quality
-from gpt_core.text.repetition import duplicate_ngrams, duplicates, top_ngrams
+from gpt_core.text.repetition import duplicates, measure_ngrams
 from gpt_core.text.words import Bytes, Hashes, Offsets, Scratch, buffers, hash_words, keep_words, split_words
 
 COLUMNS = (
@@ -97,6 +97,7 @@ class Measurer:
             offsets,
             (self.classes, self.lower),
             (words.hashes, words.folded, words.words, words.grams, words.lengths, words.kinds),
+            (words.places, words.marks),
             (line.starts, line.stops, line.characters, line.hashes, line.first, line.last, line.paragraphs),
             (self.keys, self.tallies, self.firsts),
             clean.gopher_quality is not None,
@@ -111,8 +112,8 @@ class Measurer:
                 c4.max_word_characters if c4 else 0,
                 bool(c4 and c4.remove_citations),
             ),
-            (self.line_phrases.needles, self.line_phrases.borders, self.line_phrases.is_first),
-            (self.document_phrases.needles, self.document_phrases.borders, self.document_phrases.is_first),
+            (self.line_phrases.needles, self.line_phrases.borders, self.line_phrases.begins),
+            (self.document_phrases.needles, self.document_phrases.borders, self.document_phrases.begins),
             clean.fineweb is not None,
             clean.fineweb.short_line_characters if clean.fineweb else 0,
             self.index.ngram_words if self.index else 0,
@@ -147,6 +148,7 @@ def _measure_all(
     offsets: Offsets,
     tables: tuple[Bytes, npt.NDArray[np.uint32]],
     tokens: tuple[Hashes, Hashes, Hashes, Hashes, npt.NDArray[np.int32], Bytes],
+    numbers: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]],
     lines: tuple[Offsets, Offsets, Offsets, Hashes, Offsets, Offsets, Hashes],
     slots: tuple[Table, npt.NDArray[np.int32], npt.NDArray[np.int32]],
     with_quality: bool,
@@ -171,6 +173,7 @@ def _measure_all(
 ) -> None:
     classes, lower = tables
     hashes, folded, words, grams, lengths, kinds = tokens
+    places, marks = numbers
     starts, stops, characters, line_hashes, first, last, paragraphs = lines
     keys, tallies, firsts = slots
     ends = np.empty(0, np.int64)
@@ -200,27 +203,30 @@ def _measure_all(
             ends[0] = 0
             for k in range(n):
                 ends[k + 1] = ends[k] + lengths[k]
-            top_ngrams(hashes, ends, n, size, grams, keys, tallies, firsts, count_single, row[_REPETITION + 4 :])
-            duplicate_ngrams(hashes, ends, n, size, grams, keys, row[_REPETITION + 7 :])
-        text = data
+            measure_ngrams(
+                hashes, ends, n, size, grams, keys, tallies, firsts, places, marks, count_single, row[_REPETITION + 4 :]
+            )
+        text, n_breaks = data, 0
+        for at in range(start, stop):
+            n_breaks += data[at] == 10
         if with_c4:
             row[_C4] = find_phrase(data, start, stop, document_phrases[0], document_phrases[1], document_phrases[2])
-            end, sentences = edit_lines(
-                data, start, stop, classes, c4[0], c4[1], c4[2], c4[3], line_phrases[0], line_phrases[1],
-                line_phrases[2], edited, borders[i],
+            end, sentences, is_same = edit_lines(
+                data, starts, stops, n_lines, classes, c4[0], c4[1], c4[2], c4[3], line_phrases[0],
+                line_phrases[1], line_phrases[2], edited, borders[i],
             )  # fmt: skip
             borders[i + 1] = end
             row[_C4 + 1] = sentences
-            if end - borders[i] != stop - start:
+            if is_same:  # but for empty lines
+                n_breaks = max(0, n_lines - 1)
+            else:
                 text, start, stop = edited, borders[i], end
                 n = split_words(text, start, stop, classes, lower, hashes, folded, lengths, kinds)
                 n_lines = split_lines(text, start, stop, starts, stops, characters, line_hashes)
+                n_breaks = max(0, n_lines - 1)
         if with_fineweb:
-            newlines = 0
-            for at in range(start, stop):
-                newlines += text[at] == 10
             measure_fineweb(
-                text, n, starts, stops, characters, line_hashes, n_lines, newlines, classes, short, keys,
+                text, n, starts, stops, characters, line_hashes, n_lines, n_breaks, classes, short, keys,
                 row[_FINEWEB:],
             )  # fmt: skip
         if ngram_words:

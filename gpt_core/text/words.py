@@ -21,7 +21,7 @@ Offsets: TypeAlias = npt.NDArray[np.int64]
 
 IS_WORD, HAS_LETTER, IS_LONE, IS_CONTRACTED = 1, 2, 4, 8  # bits of a token's kind
 
-_STEP = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of what came before is lost
+STEP = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of what came before is lost
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 _SEED = np.uint64(0xCBF29CE484222325)
 _32, _29 = np.uint64(32), np.uint64(29)
@@ -100,8 +100,8 @@ def split_words(
             at = following
             continue
         written = folds = _SEED
-        written = (written ^ np.uint64(code)) * _STEP
-        folds = (folds ^ np.uint64(lower[code] if code < CODE_POINTS else code)) * _STEP
+        written = (written ^ np.uint64(code)) * STEP
+        folds = (folds ^ np.uint64(lower[code] if code < CODE_POINTS else code)) * STEP
         length = 1
         traits = 0
         at = following
@@ -114,6 +114,17 @@ def split_words(
                 traits |= IS_LONE
             last_is_digit = (kind & DIGIT) != 0
             while at < stop:
+                byte = data[at]
+                if byte < 0x80 and classes[byte] & WORD and not is_lone:  # most bytes; none of them is LONE or MARK
+                    kind = classes[byte]
+                    if kind & LETTER:
+                        traits |= HAS_LETTER
+                    last_is_digit = (kind & DIGIT) != 0
+                    written = (written ^ np.uint64(byte)) * STEP
+                    folds = (folds ^ np.uint64(lower[byte])) * STEP
+                    length += 1
+                    at += 1
+                    continue
                 code, following = decode(data, at)
                 kind = classes[code] if code < CODE_POINTS else np.uint8(0)
                 if not kind & MARK:
@@ -133,8 +144,8 @@ def split_words(
                     elif kind & LETTER:
                         traits |= HAS_LETTER
                     last_is_digit = (kind & DIGIT) != 0
-                written = (written ^ np.uint64(code)) * _STEP
-                folds = (folds ^ np.uint64(lower[code] if code < CODE_POINTS else code)) * _STEP
+                written = (written ^ np.uint64(code)) * STEP
+                folds = (folds ^ np.uint64(lower[code] if code < CODE_POINTS else code)) * STEP
                 length += 1
                 at = following
             if at < stop and data[at] == 46 and length <= 5 and is_abbreviated(data, start, at):
@@ -146,8 +157,8 @@ def split_words(
                 code, following = decode(data, at)
                 if code != sign:
                     break
-                written = (written ^ np.uint64(code)) * _STEP
-                folds = (folds ^ np.uint64(code)) * _STEP
+                written = (written ^ np.uint64(code)) * STEP
+                folds = (folds ^ np.uint64(code)) * STEP
                 length += 1
                 at = following
         hashes[count] = mix(written)
@@ -170,24 +181,15 @@ def keep_words(folded: Hashes, kinds: Bytes, count: int, words: Hashes) -> int:
 
 
 @kernel
-def extend_ngrams(grams: Hashes, hashes: Hashes, n: int, count: int) -> int:
-    """grams[:count - n + 1], hashes of runs of n - 1 entries, become those of runs of n. Returns how many there are."""
-    found = max(0, count - n + 1)
-    for i in range(found):
-        grams[i] = grams[i] * _STEP + hashes[i + n - 1]
-    return found
-
-
-@kernel
 def hash_ngrams(hashes: Hashes, count: int, n: int, grams: Hashes) -> int:
     """`grams` begins with a hash of every run of n of the first `count` entries; returns how many there are."""
     found = max(0, count - n + 1)
     leaving = np.uint64(1)
     for _ in range(n):
-        leaving = leaving * _STEP
+        leaving = leaving * STEP
     running = np.uint64(0)
     for i in range(count):
-        running = running * _STEP + hashes[i]
+        running = running * STEP + hashes[i]
         if i >= n:
             running = running - hashes[i - n] * leaving
         if i >= n - 1:
@@ -200,7 +202,7 @@ def hash_all(hashes: Hashes, count: int) -> np.uint64:
     """One hash of a whole sequence."""
     running = np.uint64(count)
     for i in range(count):
-        running = mix(running * _STEP + hashes[i])
+        running = mix(running * STEP + hashes[i])
     return running
 
 
@@ -222,6 +224,7 @@ class Scratch:
         self.grams = np.empty(tokens, np.uint64)
         self.lengths = np.empty(tokens, np.int32)
         self.kinds = np.empty(tokens, np.uint8)
+        self.places, self.marks = np.empty(tokens, np.int32), np.empty(tokens, np.int32)
 
 
 def buffers(texts: pa.Array) -> tuple[Bytes, Offsets]:
