@@ -8,23 +8,34 @@ What is written depends on the raw files and the recipe alone: not on partitions
 
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, Row, SparkSession, Window
-from pyspark.sql import functions as F
+import pyarrow.parquet as pq
+from pyspark import RDD, SparkContext
 
 from gpt_core.artifact import write_json
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Recipe
-from gpt_core.text.clean import Tally, clean_part, move_rows, plan_parts
+from gpt_core.text.clean import IDS, Tally, clean_part, move_rows, plan_parts
 from gpt_core.text.contamination import ContaminationIndex, index_evaluation_texts
+from gpt_core.text.duplicates import share
+from gpt_core.text.ids import MOVES, count_entries, find_beyond, find_duplicate_ids, hash_files
 from gpt_core.text.inputs import expand_inputs
 from gpt_core.text.read import Split, plan_splits
 from gpt_core.text.rules import Rules
 from jobs.job import Job, Outcome, run_job
-from jobs.spark_session import count_rows, schema_of, scratch_of, spark_session
+from jobs.spark_context import (
+    Flow,
+    count_rows,
+    exchange,
+    make_each,
+    partitions_of,
+    schema_of,
+    scratch_of,
+    spark_context,
+)
 
 MOST_TOLD = 20  # evaluation texts in stats.json
 
@@ -37,15 +48,13 @@ def make(job: Job) -> Outcome:
     rules = Rules(recipe.clean, index)  # what a rule lacks is told before Spark starts
     rules.judge(pa.array(["Kernels are compiled once, not in every task at once."]))
     tally = Tally.empty(recipe.clean)
-    with spark_session(job, input_bytes=sum(split.size for part in parts for split in part)) as spark:
-        numbers = spark.sparkContext.parallelize(range(len(parts)), len(parts))
-        for found in numbers.map(_cleaner(spark, job, parts, index)).collect():
+    with spark_context(job, input_bytes=sum(split.size for part in parts for split in part)) as context:
+        numbers = context.parallelize(range(len(parts)), len(parts))
+        for found in numbers.map(_cleaner(context, job, parts, index)).collect():
             tally.add(found)
-        moves = _find_moves(spark.read.parquet((scratch_of(job) / "ids").as_uri()), recipe).rdd
-        moved = moves.map(_mover(job)).collect()
-    for file, found in moved:
-        tally.add(found)
-        (documents / file).unlink()
+        for file, found in _find_moves(context, job).mapPartitions(_mover(job)).collect():
+            tally.add(found)
+            (documents / file).unlink()
     counts = _counts(tally)
     _refuse_nothing_kept(counts)
     rows = (count_rows(documents), count_rows(rejected))
@@ -61,11 +70,11 @@ def make(job: Job) -> Outcome:
 
 
 def _cleaner(
-    spark: SparkSession, job: Job, parts: list[list[Split]], index: ContaminationIndex | None
+    context: SparkContext, job: Job, parts: list[list[Split]], index: ContaminationIndex | None
 ) -> Callable[[int], Tally]:
     """Makes one part of the corpus."""
     recipe, output, scratch = job.recipe, job.output.absolute(), scratch_of(job)
-    shared = spark.sparkContext.broadcast((parts, index))
+    shared = context.broadcast((parts, index))
 
     def clean(part: int) -> Tally:
         splits, texts = shared.value
@@ -82,36 +91,41 @@ def _cleaner(
     return clean
 
 
-def _mover(job: Job) -> Callable[[Row], tuple[str, Tally]]:
-    """Takes rows out of one file of documents/: (the file, what changes in the counts)."""
-    clean, output = job.recipe.clean, job.output.absolute()
-
-    def move(row: Row) -> tuple[str, Tally]:
-        reasons = {int(at["row"]): str(at["reason"]) for at in row["rows"]}
-        return row["file"], move_rows(row["file"], reasons, clean, output=output, attempt=uuid.uuid4().hex)
-
-    return move
-
-
-def _find_moves(ids: DataFrame, recipe: Recipe) -> DataFrame:
-    """(file, rows) of documents that another of the same id, or its input's limit, takes out; few, as a rule.
+def _find_moves(context: SparkContext, job: Job) -> RDD[pa.Table]:
+    """MOVES of documents that another of the same id, or their input's limit, takes out; few, as a rule.
 
     Of several documents of one id stays the one with the least hash of its text; of an input with a limit stay those
     with the least hash of their id: whatever the order of the inputs.
     """
-    same = Window.partitionBy("high", "low").orderBy("text_hash", "file", "row")
-    ids = ids.withColumn("number", F.row_number().over(same)).withColumn(
-        "reason", F.when(F.col("number") > 1, "duplicate_id")
-    )
-    moved = ids.where(F.col("reason").isNotNull()).select("file", "row", "reason")
-    for entry, given in enumerate(recipe.corpus.inputs):
-        if given.max_documents is None:
-            continue
-        least = Window.partitionBy("entry").orderBy("high", "low")
-        limited = ids.where((F.col("entry") == entry) & F.col("reason").isNull())
-        beyond = limited.withColumn("place", F.row_number().over(least)).where(F.col("place") > given.max_documents)
-        moved = moved.unionByName(beyond.select("file", "row", F.lit("source_limit").alias("reason")))
-    return moved.groupBy("file").agg(F.collect_list(F.struct("row", "reason")).alias("rows"))
+    parts = partitions_of(job, context)
+    limits = [given.max_documents for given in job.recipe.corpus.inputs]
+    ids = make_each(context, sorted((scratch_of(job) / "ids").glob("*.parquet")), lambda _, path: pq.read_table(path))
+    dealt = exchange(parts, Flow(ids, IDS, lambda table: share(table["high"].to_numpy(), parts)))
+    by_id = dealt.map(lambda given: given[0])  # in the order of hashes
+    moves = by_id.map(find_duplicate_ids)
+    if any(limit is not None for limit in limits):
+        counts = by_id.map(lambda table: count_entries(table, len(limits))).collect()
+        moves = moves.union(
+            by_id.mapPartitionsWithIndex(
+                lambda part, tables: [find_beyond(table, limits, sum(counts[:part])) for table in tables]
+            )
+        )
+    return exchange(parts, Flow(moves, MOVES, lambda table: hash_files(table, parts))).map(lambda given: given[0])
+
+
+def _mover(job: Job) -> Callable[[Iterable[pa.Table]], Iterator[tuple[str, Tally]]]:
+    """Takes rows out of files of documents/: (the file, what changes in the counts)."""
+    clean, output = job.recipe.clean, job.output.absolute()
+
+    def move(tables: Iterable[pa.Table]) -> Iterator[tuple[str, Tally]]:
+        for table in tables:
+            files: dict[str, dict[int, str]] = {}
+            for row in table.to_pylist():
+                files.setdefault(row["file"], {})[row["row"]] = row["reason"]
+            for file, reasons in files.items():
+                yield file, move_rows(file, reasons, clean, output=output, attempt=uuid.uuid4().hex)
+
+    return move
 
 
 def _index(recipe: Recipe) -> ContaminationIndex | None:

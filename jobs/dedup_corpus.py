@@ -1,100 +1,98 @@
 """Clean documents to unique ones, on Spark: common lines, exact duplicates, fuzzy ones by MinHash.
 
 0. Where dedup.lines asks for it, lines that too many documents have are dropped from all of them.
-1. Every document is sketched: a key of its folded text, and a hash for each band of its MinHash signature.
-2. Documents with one folded text are duplicates of one of them, which stands for all.
+1. Every document is sketched: a key of its tokens, and a hash for each band of its MinHash signature.
+2. Documents with one key are duplicates of one of them, which stands for all.
 3. Of documents that share a band each is paired with one of them, so that n give n - 1 pairs. A pair counts if the
    exact Jaccard similarity of its shingles reaches dedup.min_jaccard.
 4. Connected components of the duplicates. Of each is kept the document whose source stands first in
    dedup.source_priority, then the longest, then that with the least id.
 
-Spark sees numbers (a node of 64 bits a document); texts go from file to file within a task, and through the JVM for
-candidate pairs alone. The kept documents are the same for any number of partitions and any order of the input.
-Writes documents/, duplicates/ and stats.json; documents in = kept + exact + fuzzy + emptied (all their lines common).
+What tasks hand to each other are Arrow tables of numbers (gpt_core/text/duplicates.py says what a step makes of
+them), texts of candidate pairs, and ids of duplicates. The kept documents are the same for any number of partitions
+and any order of the input. Writes documents/, duplicates/ and stats.json; documents in = kept + exact + fuzzy +
+emptied (all their lines common).
 """
 
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import reduce
+from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
-from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-from pyspark import RDD
-from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark import RDD, SparkContext
 
 from gpt_core.artifact import write_json
 from gpt_core.errors import StageError, UserError
 from gpt_core.fingerprint import Json
-from gpt_core.recipe import Dedup
-from gpt_core.text.near import PAIR, verify_batches
-from gpt_core.text.sketch import Dropped, count_lines, drop_common_lines, keep_unique, read_text, sketch_file
+from gpt_core.text import duplicates as steps
+from gpt_core.text.common_lines import LINES, Dropped, count_lines, drop_common_lines, find_common
+from gpt_core.text.components import LINKS, count_unsettled, find_components, large_star, link, small_star
+from gpt_core.text.near import PAIR
+from gpt_core.text.table import read_rows
 from jobs.job import Job, Outcome, run_job
-from jobs.spark_session import count_rows, partitions_of, schema_of, scratch_of, spark_session, write_table
+from jobs.spark_context import (
+    Flow,
+    Kept,
+    Scratch,
+    count_rows,
+    exchange,
+    make_each,
+    partitions_of,
+    read_kept,
+    schema_of,
+    scratch_of,
+    spark_context,
+)
 
+LINKS_AT_ONCE = 10_000_000  # of a graph that one task solves
 MOST_ROUNDS = 50  # a round at least halves every path; 50 is beyond any corpus
-MEMBERS_AT_ONCE = 1_000  # of one head that a task verifies: a hot band is shared among many tasks
+TEXT_BYTES_AT_ONCE = 128 << 20  # of candidate pairs in a task
+ROWS_PER_FILE = 1_000_000  # of duplicates/
 SAMPLE_PAIRS, SAMPLE_CLUSTERS, SAMPLE_MEMBERS, SAMPLE_CHARACTERS = 5, 5, 5, 200
 JACCARD_EDGES = [round(0.5 + 0.05 * i, 2) for i in range(11)]
-
-_T = TypeVar("_T")
 
 
 def make(job: Job) -> Outcome:
     """The stage `dedup`."""
-    dedup, folder = job.recipe.dedup, job.output / "documents"
-    tables = job.inputs["clean"].files("documents")
-    with spark_session(job, input_bytes=sum(table.stat().st_size for table in tables)) as spark:
-        rounds = Checkpoints(spark, scratch_of(job))
+    folder, clean = job.output / "documents", job.inputs["clean"]
+    files = [path.absolute() for path in clean.files("documents")]
+    with spark_context(job, input_bytes=sum(path.stat().st_size for path in files)) as context:
         lines: dict[str, Json] | None = None
-        if dedup.lines is not None:
-            tables, lines = _drop_lines(spark, job, tables)
-        sketches = _sketch(spark, job, tables)
-        candidates = rounds.keep(pair_candidates(sketches))
-        texts = spark.read.parquet(*(table.absolute().as_uri() for table in tables)).select(_node(dedup), "text")
-        measured = rounds.keep(measure(candidates, texts, dedup, partitions=partitions_of(spark)))
-        verified = measured.where(F.col("jaccard") >= dedup.min_jaccard)
-        twins = _twins(sketches)
-        components = connect(rounds.keep(verified.select("member", "head").unionByName(twins)), rounds)
-        duplicates = rounds.keep(
-            _name_duplicates(
-                components,
-                sketches,
-                verified,
-                lambda pairs: measure(pairs, texts, dedup, partitions=partitions_of(spark)),
-            )
-        )
-        kinds = {row["kind"]: row["count"] for row in duplicates.groupBy("kind").count().collect()}
-        columns = ["id", "source", "duplicate_of", "cluster", "kind", "jaccard"]
-        n_duplicates = write_table(
-            duplicates.select(columns).orderBy("id").coalesce(1), job.output / "duplicates", files=1
-        )
-        kept = _write_unique(spark, job, tables, duplicates)
-        sources_in = {row["source"]: row["count"] for row in sketches.groupBy("source").count().collect()}
-        stats: dict[str, Json] = {
-            "sources": {
-                name: {"in": n, "kept": kept.get(name, (0, 0))[0], "bytes_kept": kept.get(name, (0, 0))[1]}
-                for name, n in sorted(sources_in.items())
-            },
-            "pairs": _sample_pairs(duplicates),
-            "clusters": _describe_clusters(duplicates, tables, sketches),
-            "jaccard_histogram": _describe_pairs(measured, dedup),
-            "lines": lines,
-        }
+        if job.recipe.dedup.lines is not None:
+            files, lines = _drop_lines(context, job, files)
+        size = clean.manifest.counts["text_bytes_kept"] // max(1, clean.manifest.counts["documents_kept"])
+        found = Deduplicator(context, job, files, text_bytes=size).find()
+        kept = _write_unique(job, files, found.named)
+    gone = found.kinds.total()
     counts = {
-        "documents_in": sum(sources_in.values()),
+        "documents_in": sum(n for n, _ in kept.values()) + gone,
         "documents_kept": sum(n for n, _ in kept.values()),
-        "duplicates_exact": kinds.get("exact", 0),
-        "duplicates_fuzzy": kinds.get("fuzzy", 0),
-        "documents_emptied": kinds.get("lines", 0),
+        "duplicates_exact": found.kinds["exact"],
+        "duplicates_fuzzy": found.kinds["fuzzy"],
+        "documents_emptied": found.kinds["lines"],
         "text_bytes_kept": sum(size for _, size in kept.values()),
     }
-    assert n_duplicates == sum(kinds.values()), "the table lost duplicates"
+    sources: dict[str, Json] = {}
+    for name in sorted(kept.keys() | found.sources.keys()):
+        n, size = kept.get(name, (0, 0))
+        sources[name] = {"in": n + found.sources[name], "kept": n, "bytes_kept": size}
+    stats: dict[str, Json] = {
+        "sources": sources,
+        "pairs": found.pairs,
+        "clusters": found.clusters,
+        "jaccard_histogram": found.jaccard_histogram,
+        "lines": lines,
+    }
+    assert count_rows(job.output / "duplicates") == gone, "the table lost duplicates"
     assert count_rows(folder) == counts["documents_kept"], "the table lost documents"
-    assert counts["documents_in"] == counts["documents_kept"] + n_duplicates, "documents in and out do not balance"
+    assert counts["documents_in"] == clean.manifest.counts["documents_kept"], "documents in and out do not balance"
     if not counts["documents_kept"]:
         raise UserError("dedup kept no document: all their lines are common; raise dedup.lines.max_documents")
     job.report(counts["documents_in"], counts["documents_in"], "documents")
@@ -106,279 +104,253 @@ def make(job: Job) -> Outcome:
     )
 
 
-class Checkpoints:
-    """Tables written out and read back: cut from their history, and not lost with an executor."""
+@dataclass(frozen=True)
+class Found:
+    """The duplicates, and what is told of them."""
 
-    def __init__(self, spark: SparkSession, scratch: Path) -> None:
-        self.spark, self.scratch, self.n = spark, scratch, 0
-
-    def keep(self, frame: DataFrame) -> DataFrame:
-        """The same rows."""
-        self.n += 1
-        uri = (self.scratch / f"kept-{self.n:03d}").as_uri()
-        frame.write.option("compression", "lz4").parquet(uri)
-        return self.spark.read.schema(frame.schema).parquet(uri)
+    named: Kept  # NAMED
+    kinds: Counter[str]
+    sources: Counter[str]
+    pairs: list[Json]
+    clusters: dict[str, Json]
+    jaccard_histogram: dict[str, Json]
 
 
-def _by_file(spark: SparkSession, tables: Iterable[Path], make: Callable[[Path], _T]) -> list[_T]:
-    """What `make` returns of every file of documents, each in a task of its own."""
-    paths = [table.absolute() for table in tables]
-    files: RDD[Path] = spark.sparkContext.parallelize(paths, len(paths))
-    found: list[_T] = files.map(make).collect()
-    return found
+class Deduplicator:
+    """Finds the duplicates among the documents of `files`, which have `text_bytes` on average."""
+
+    def __init__(self, context: SparkContext, job: Job, files: list[Path], *, text_bytes: int) -> None:
+        self.context, self.files, self.text_bytes, self.output = context, files, text_bytes, job.output.absolute()
+        self.dedup, self.parts = job.recipe.dedup, partitions_of(job, context)
+        self.scratch = Scratch(context, job)
+
+    def find(self) -> Found:
+        """Writes duplicates/."""
+        dedup = self.dedup
+        sketches = self.scratch.keep(
+            make_each(self.context, self.files, lambda number, path: steps.sketch_file(path, number, dedup))
+        )
+        by_text = self._by("high", sketches, steps.SKETCHES)
+        twins = self.scratch.keep(by_text.map(lambda alike: steps.find_twins(alike)[0]))
+        bands = by_text.map(lambda alike: steps.spread_bands(steps.find_twins(alike)[1]))
+        asked = self._ask(self._by("band", bands, steps.BANDS).map(steps.pair_bands))
+        measured = self._measure(asked)
+        links = twins.map(link) + measured.map(partial(_link_alike, least=dedup.min_jaccard))
+        components = connect(links, self.scratch, self.parts)
+        nodes = twins.map(steps.places_of) + asked.map(steps.nodes_asked)
+        named = self._name(components, nodes, measured, sketches)
+        late = self._measure(self._ask(named.map(steps.chained)))
+        final = self._finish(named, late, sketches)
+        return self._describe(final, named, measured)
+
+    def _by(self, column: str, tables: Kept | RDD, schema: pa.Schema) -> RDD:
+        """All rows of one value of a column, which is a hash, in one table."""
+        return exchange(self.parts, Flow(tables, schema, share_of(column, self.parts))).map(_only)
+
+    def _by_file(self, tables: Kept | RDD, schema: pa.Schema) -> RDD:
+        """(number of a file, the rows whose place is in it)."""
+        return exchange(len(self.files), Flow(tables, schema, _file_of)).mapPartitionsWithIndex(
+            lambda number, given: [(number, table) for (table,) in given]
+        )
+
+    def _ask(self, pairs: Kept | RDD) -> Kept:
+        """What texts it takes to measure the pairs, each of them once."""
+        return self.scratch.keep(self._by("head", pairs, steps.EDGES).map(steps.ask_texts))
+
+    def _measure(self, asked: Kept) -> Kept:
+        """PAIR of what is asked; a text crosses the network once for each task it is in."""
+        if not asked.rows:
+            return asked.map(lambda _: PAIR.empty_table())
+        files, ngram_words = self.files, self.dedup.ngram_words
+        parts = max(self.parts, -(-asked.rows * self.text_bytes // TEXT_BYTES_AT_ONCE))
+        texts = self._by_file(asked, steps.TEXTS_ASKED).map(lambda given: steps.answer_texts(files[given[0]], given[1]))
+        placed = exchange(parts, Flow(texts, steps.TEXTS, lambda table: steps.share(steps.salted(table), parts)))
+        return self.scratch.keep(placed.map(lambda given: steps.measure_texts(given[0], ngram_words)))
+
+    def _name(self, components: Kept, nodes: Kept, measured: Kept, sketches: Kept) -> Kept:
+        """NAMED, but for similarities that were not measured."""
+        files, paths, parts = self.files, [path for path, _ in sketches.sources], self.parts
+        dealt = exchange(
+            parts,
+            Flow(nodes, steps.NODES, share_of("node", parts)),
+            Flow(measured, PAIR, share_of("member", parts)),
+            Flow(components.map(steps.with_heads), LINKS, share_of("node", parts)),
+        )
+        if dealt.map(lambda given: steps.count_clashes(given[0])).sum():
+            raise StageError("dedup: the ids of two documents have one 64-bit hash; choose another dedup.seed")
+        similar = self.scratch.keep(dealt.map(lambda given: steps.relate(given[1], given[2])))
+        members = self._by_file(dealt.map(lambda given: steps.locate(given[0], given[2])), steps.MEMBERS)
+        facts = self.scratch.keep(
+            members.map(lambda given: steps.find_facts(files[given[0]], given[1], read_kept(paths[given[0]])))
+        )
+        together = exchange(
+            parts,
+            Flow(facts, steps.FACTS, share_of("component", parts)),
+            Flow(similar, steps.SIMILARITIES, share_of("component", parts)),
+        )
+        return self.scratch.keep(together.map(lambda given: steps.name_duplicates(*given)))
+
+    def _finish(self, named: Kept, late: Kept, sketches: Kept) -> Kept:
+        """NAMED, whole and by id; duplicates/ holds them."""
+        folder, parts, found = self.output / "duplicates", max(1, -(-named.rows // ROWS_PER_FILE)), named
+        if self.dedup.lines is not None:
+            for path, (kept, _) in zip(self.files, sketches.sources, strict=True):
+                found += Kept(self.context, [(kept, partial(steps.emptied, path))], 0)
+        together = exchange(
+            parts,
+            Flow(found, steps.NAMED, share_of("node", parts)),
+            Flow(late, PAIR, share_of("member", parts)),
+        )
+
+        def write(part: int, given: Iterable[tuple[pa.Table, ...]]) -> Iterator[pa.Table]:
+            for found, late in given:
+                whole = steps.finish(found, late)
+                folder.mkdir(exist_ok=True)
+                partial_path = folder / f".{uuid.uuid4().hex}"
+                pq.write_table(whole.select(steps.DUPLICATES.names), partial_path, compression="zstd")
+                partial_path.rename(folder / f"part-{part:05d}.parquet")
+                yield whole
+
+        return self.scratch.keep(together.mapPartitionsWithIndex(write))
+
+    def _describe(self, final: Kept, named: Kept, measured: Kept) -> Found:
+        kinds, sources = Counter[str](), Counter[str]()
+        pairs: list[tuple[float, str, str, str]] = []
+        for some_kinds, some_sources, some_pairs in final.collect(_count_named):
+            kinds.update(some_kinds)
+            sources.update(some_sources)
+            pairs += some_pairs
+        told: list[Json] = [
+            {"id": id_, "duplicate_of": kept, "kind": kind, "jaccard": jaccard}
+            for jaccard, id_, kept, kind in sorted(pairs)[:SAMPLE_PAIRS]
+        ]
+        return Found(final, kinds, sources, told, self._describe_clusters(named), self._describe_pairs(measured))
+
+    def _describe_clusters(self, named: Kept) -> dict[str, Json]:
+        """How many documents, the kept one in, the clusters have; the largest of them."""
+        octaves, largest = Counter[int](), list[steps.Cluster]()
+        for some, clusters in named.collect(partial(steps.describe_clusters, most=SAMPLE_CLUSTERS)):
+            octaves.update(some)
+            largest += clusters
+        sizes: dict[str, Json] = {}
+        for number in range(1, max(octaves, default=0) + 1):
+            name = "2-3" if number == 1 else f"{2**number}-{2 ** (number + 1) - 1}"
+            sizes[name] = octaves[number]
+        told: list[Json] = []
+        for cluster in sorted(largest)[:SAMPLE_CLUSTERS]:
+            place = np.array([cluster.place])
+            path = self.files[int(steps.file_of(place)[0])]
+            (kept,) = read_rows(path, steps.row_of(place), ["source", "text"]).to_pylist()
+            text, members = kept["text"][:SAMPLE_CHARACTERS], list[Json](cluster.members[:SAMPLE_MEMBERS])
+            described: dict[str, Json] = {"id": cluster.kept, "source": kept["source"], "size": cluster.size}
+            told.append({**described, "text": text, "members": members})
+        return {"sizes": sizes, "largest": told}
+
+    def _describe_pairs(self, measured: Kept) -> dict[str, Json]:
+        """Candidate pairs by their similarity, and whether they counted."""
+        least = self.dedup.min_jaccard
+        counts = sum(measured.collect(partial(_count_similarities, least=least)))
+        refused, verified = np.asarray(counts).tolist()
+        return {"edges": list(JACCARD_EDGES), "verified": verified, "refused": refused}
 
 
-def _attempt() -> str:
-    return uuid.uuid4().hex
+def connect(links: Kept, scratch: Scratch, parts: int, *, links_at_once: int = LINKS_AT_ONCE) -> Kept:
+    """LINKS of every node to the least of its component, if it is not that itself: in one task, if that can hold them.
+
+    Else round by round.
+    """
+    if links.rows <= links_at_once:
+        whole = exchange(1, Flow(links, LINKS, lambda table: np.zeros(len(table), np.int64)))
+        return scratch.keep(whole.map(lambda given: find_components(*given)))
+    by_node = share_of("node", parts)
+    for _ in range(MOST_ROUNDS):
+        dealt = exchange(parts, Flow(links, LINKS, by_node))
+        stars = scratch.keep(dealt.map(lambda given: large_star(*given)))
+        if not dealt.map(lambda given: count_unsettled(*given)).sum():
+            return stars
+        shrunk = exchange(parts, Flow(stars, LINKS, by_node)).map(lambda given: link(small_star(*given)))
+        links = scratch.keep(shrunk)
+    raise StageError(f"dedup: the components of near-duplicates are not settled after {MOST_ROUNDS} rounds")
 
 
-def _drop_lines(spark: SparkSession, job: Job, tables: list[Path]) -> tuple[list[Path], dict[str, Json]]:
+def share_of(column: str, parts: int) -> Callable[[pa.Table], steps.Numbers]:
+    """The part of each row by a column, which is a hash."""
+    return lambda table: steps.share(steps.numbers(table, column), parts)
+
+
+def _only(tables: tuple[pa.Table, ...]) -> pa.Table:
+    (table,) = tables
+    return table
+
+
+def _link_alike(measured: pa.Table, least: float) -> pa.Table:
+    return link(measured.filter(pc.greater_equal(measured["jaccard"], least)))
+
+
+def _file_of(table: pa.Table) -> steps.Numbers:
+    return steps.file_of(steps.numbers(table, "place"))
+
+
+def _count_named(named: pa.Table) -> tuple[Counter[str], Counter[str], list[tuple[float, str, str, str]]]:
+    """(by kind, by source, the least similar pairs: those a reader doubts first)."""
+    known = named.filter(pc.is_valid(named["jaccard"])).sort_by([("jaccard", "ascending"), ("id", "ascending")])
+    columns = [known.slice(0, SAMPLE_PAIRS)[name].to_pylist() for name in ("jaccard", "id", "duplicate_of", "kind")]
+    pairs = list(zip(*columns, strict=True))
+    return Counter(named["kind"].to_pylist()), Counter(named["source"].to_pylist()), pairs
+
+
+def _count_similarities(measured: pa.Table, least: float) -> npt.NDArray[np.int64]:
+    """(2, bins): pairs below `least`, and others."""
+    jaccard = measured["jaccard"].to_numpy()
+    bins = np.clip(((jaccard - 0.5 + 1e-9) / 0.05).astype(np.int64), 0, len(JACCARD_EDGES) - 2)
+    counts = np.zeros((2, len(JACCARD_EDGES) - 1), np.int64)
+    np.add.at(counts, ((jaccard >= least).astype(np.int64), np.where(jaccard < 0.5, 0, bins)), 1)
+    return counts
+
+
+def _drop_lines(context: SparkContext, job: Job, files: list[Path]) -> tuple[list[Path], dict[str, Json]]:
     """(the documents without common lines, what that took)."""
-    settings, scratch = job.recipe.dedup.lines, scratch_of(job)
+    settings, parts = job.recipe.dedup.lines, partitions_of(job, context)
     assert settings is not None, "dedup.lines is off"
-    _by_file(spark, tables, lambda path: count_lines(path, settings, scratch / "lines", attempt=_attempt()))
-    lines = spark.read.parquet((scratch / "lines").as_uri()).withColumn("file", F.input_file_name())
-    total = lines.groupBy("hash").agg(F.sum("documents").alias("total"))
-    common = total.where(F.col("total") > settings.max_documents)
-    per_file = lines.join(common, "hash").groupBy("file").agg(F.collect_list("hash").alias("hashes"))
-    names = per_file.select(F.element_at(F.split("file", "/"), -1).alias("file"), "hashes").rdd
-    by_name = {path.stem: str(path.absolute()) for path in tables}
-    edited = scratch / "edited"
+    folder = scratch_of(job) / "edited"
+    lines = make_each(context, files, lambda number, path: count_lines(path, number, settings))
+    by_hash = exchange(parts, Flow(lines, LINES, share_of("hash", parts)))
+    common = Scratch(context, job, "lines").keep(by_hash.map(lambda given: find_common(given[0], settings)))
+    by_file = exchange(len(files), Flow(common, LINES, lambda table: steps.numbers(table, "file")))
 
-    def drop(named: tuple[str, set[int]]) -> Dropped:
-        path, hashes = named
-        return drop_common_lines(Path(path), hashes, settings, edited, attempt=_attempt())
+    def drop(number: int, given: Iterable[tuple[pa.Table, ...]]) -> Iterator[Dropped]:
+        for (table,) in given:
+            hashes = set(table["hash"].to_pylist())
+            yield drop_common_lines(files[number], hashes, settings, folder, attempt=uuid.uuid4().hex)
 
-    found = names.map(lambda row: (by_name[_source_stem(row["file"])], set(row["hashes"])))
-    untouched = spark.sparkContext.parallelize([(path, set[int]()) for path in by_name.values()])
-    merged = found.union(untouched).reduceByKey(lambda a, b: a | b, numPartitions=len(by_name))
-    dropped = reduce(Dropped.__add__, merged.map(drop).collect())
+    dropped = reduce(Dropped.__add__, by_file.mapPartitionsWithIndex(drop).collect())
+    different = sum(common.collect(lambda table: len(pc.unique(table["hash"]))))
     told: dict[str, Json] = {
         "dropped": dropped.lines,
         "documents": dropped.documents,
         "bytes": dropped.text_bytes,
-        "common": common.count(),
+        "common": different,
     }
-    return sorted(edited.glob("*.parquet")), told
+    return sorted(folder.glob("*.parquet")), told
 
 
-def _source_stem(name: str) -> str:
-    """part-00000-000 for part-00000-000-000.parquet, the file a task wrote of it."""
-    return Path(name).stem.rpartition("-")[0]
-
-
-def _sketch(spark: SparkSession, job: Job, tables: list[Path]) -> DataFrame:
-    """SKETCHES of all documents."""
-    dedup, folder = job.recipe.dedup, scratch_of(job) / "sketches"
-    _by_file(spark, tables, lambda path: sketch_file(path, dedup, folder, attempt=_attempt()))
-    sketches = spark.read.parquet(folder.as_uri()).withColumn("node", _node(dedup))
-    if not sketches.groupBy("node").count().where("count > 1").isEmpty():
-        raise StageError("dedup: the ids of two documents have one 64-bit hash; choose another dedup.seed")
-    return sketches
-
-
-def _node(dedup: Dedup) -> Column:
-    """The number by which Spark knows a document; two documents of one node would be taken for one."""
-    return F.xxhash64(F.lit(dedup.seed), "id").alias("node")
-
-
-def _twins(sketches: DataFrame) -> DataFrame:
-    """(member, head): every document with one folded text, and the least of their nodes."""
-    texts = sketches.where("characters > 0").groupBy("exact_high", "exact_low")
-    heads = texts.agg(F.min("node").alias("head"), F.count(F.lit(1)).alias("n")).where("n > 1")
-    joined = sketches.select("exact_high", "exact_low", F.col("node").alias("member"))
-    return joined.join(heads, ["exact_high", "exact_low"]).where("member <> head").select("member", "head")
-
-
-def pair_candidates(sketches: DataFrame) -> DataFrame:
-    """Distinct (member, head): every document with the least node of each of its bands; of twins the least alone."""
-    key = ["exact_high", "exact_low"]
-    lone = (
-        sketches.where("characters > 0")
-        .groupBy(*key)
-        .agg(F.min_by("bands", "node").alias("bands"), F.min("node").alias("member"))
-    )
-    bands = lone.select("member", F.posexplode("bands").alias("place", "band")).select("member", "band")
-    heads = bands.groupBy("band").agg(F.min("member").alias("head"), F.count(F.lit(1)).alias("n")).where("n > 1")
-    pairs = bands.join(heads.select("band", "head"), "band").where("member <> head")
-    return pairs.select("member", "head").distinct()
-
-
-def measure(pairs: DataFrame, texts: DataFrame, dedup: Dedup, *, partitions: int) -> DataFrame:
-    """(member, head, jaccard) for distinct (member, head). A text crosses the network once for each task it is in."""
-    ngram_words = dedup.ngram_words
-
-    def verify(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        return verify_batches(batches, ngram_words=ngram_words)
-
-    salt = F.pmod(F.xxhash64("member"), F.ceil(F.col("n") / MEMBERS_AT_ONCE)).alias("salt")
-    sizes = pairs.groupBy("head").agg(F.count(F.lit(1)).alias("n"))
-    members = pairs.join(sizes, "head").select("head", "member", salt)
-    heads = members.select("head", "salt").distinct()
-    wanted = members.select("head", "salt", "member", F.col("member").alias("node")).unionByName(
-        heads.select("head", "salt", _null("long").alias("member"), F.col("head").alias("node"))
-    )
-    placed = texts.join(wanted, "node").select("head", "salt", "member", "text")
-    placed = placed.repartition(partitions, "head", "salt")
-    ordered = placed.sortWithinPartitions("head", "salt", F.col("member").asc_nulls_first())
-    return ordered.select("head", "member", "text").mapInArrow(verify, from_arrow_schema(PAIR))
-
-
-def connect(edges: DataFrame, rounds: Checkpoints) -> DataFrame:
-    """(member, head): the least node of the connected component of every node that is not it itself.
-
-    Large star and small star by turns (Kiveris et al. 2014, Connected Components in MapReduce and Beyond), to their
-    fixed point.
-    """
-    larger = F.greatest("member", "head").alias("member")
-    edges = rounds.keep(edges.select(larger, F.least("member", "head").alias("head")).distinct())
-    former = _digest(edges)
-    for _ in range(MOST_ROUNDS):
-        if not former[0]:
-            return edges
-        edges = rounds.keep(_small_star(_large_star(edges)))
-        now = _digest(edges)
-        if now == former:
-            return edges
-        former = now
-    raise StageError(f"dedup: the components of near-duplicates are not settled after {MOST_ROUNDS} rounds")
-
-
-def _large_star(edges: DataFrame) -> DataFrame:
-    """Every greater neighbour of a node is joined to the least of the node and its neighbours."""
-    both = edges.unionByName(edges.select(F.col("head").alias("member"), F.col("member").alias("head")))
-    least = both.groupBy("member").agg(F.min("head").alias("least"))
-    joined = both.join(least, "member").withColumn("least", F.least("member", "least")).where("head > member")
-    return joined.select(F.col("head").alias("member"), "least")
-
-
-def _small_star(edges: DataFrame) -> DataFrame:
-    """Every node and its lesser neighbours are joined to the least of them."""
-    least = edges.groupBy("member").agg(F.min("least").alias("head"))
-    joined = edges.join(least, "member").select("member", F.col("least").alias("neighbour"), "head")
-    ends = joined.select(F.explode(F.array("member", "neighbour")).alias("member"), "head")
-    return ends.where("member <> head").distinct()
-
-
-def _digest(edges: DataFrame) -> tuple[int, int]:
-    """(count, exclusive or of the hashes): differs when the sets of edges differ."""
-    row = edges.agg(F.count(F.lit(1)), F.bit_xor(F.xxhash64("member", "head"))).collect()[0]
-    return row[0], row[1] or 0
-
-
-def _name_duplicates(
-    components: DataFrame, sketches: DataFrame, verified: DataFrame, measure_pairs: Callable[[DataFrame], DataFrame]
-) -> DataFrame:
-    """(id, source, file, row, duplicate_of, cluster, kind, jaccard) of every document that is not kept.
-
-    `kind` is exact where it has the folded text of the kept one. `jaccard` is that of the two documents, also where
-    a chain of pairs joins them. `cluster` is the same for all duplicates of one document.
-    """
-    nodes = components.unionByName(components.select(F.col("head").alias("member"), "head").distinct())
-    facts = ["node", "id", "source", "file", "row", "priority", "characters", "exact_high", "exact_low"]
-    known = nodes.join(sketches.select(facts).withColumnRenamed("node", "member"), "member")
-    best = F.struct("priority", -F.col("characters"), "id", "member", "exact_high", "exact_low")
-    kept = known.groupBy("head").agg(F.min(best).alias("kept"))
-    dropped = known.join(kept, "head").where(F.col("member") != F.col("kept.member"))
-    is_exact = (F.col("exact_high") == F.col("kept.exact_high")) & (F.col("exact_low") == F.col("kept.exact_low"))
-    named = dropped.select(
-        "member",
-        F.col("kept.member").alias("keeper"),
-        "id",
-        "source",
-        "file",
-        "row",
-        F.col("kept.id").alias("duplicate_of"),
-        F.hex("head").alias("cluster"),
-        F.when(is_exact, "exact").otherwise("fuzzy").alias("kind"),
-    )
-    either = verified.unionByName(
-        verified.select(F.col("head").alias("member"), F.col("member").alias("head"), "jaccard")
-    )
-    either = either.withColumnRenamed("head", "keeper")
-    found = named.join(either, ["member", "keeper"], "left")
-    found = found.withColumn("jaccard", F.when(F.col("kind") == "exact", 1.0).otherwise(F.col("jaccard")))
-    chained = found.where("jaccard is null").select("member", F.col("keeper").alias("head"))
-    if not chained.isEmpty():
-        late = measure_pairs(chained).select("member", F.col("head").alias("keeper"), F.col("jaccard").alias("late"))
-        found = found.join(late, ["member", "keeper"], "left").withColumn("jaccard", F.coalesce("jaccard", "late"))
-    emptied = sketches.where("characters = 0").select(
-        "id", "source", "file", "row", _null("string").alias("duplicate_of"), _null("string").alias("cluster"),
-        F.lit("lines").alias("kind"), _null("double").alias("jaccard"),
-    )  # fmt: skip
-    return found.select(emptied.columns).unionByName(emptied)
-
-
-def _null(kind: str) -> Column:
-    return F.lit(None).cast(kind)
-
-
-def _write_unique(
-    spark: SparkSession, job: Job, tables: list[Path], duplicates: DataFrame
-) -> dict[str, tuple[int, int]]:
+def _write_unique(job: Job, files: list[Path], named: Kept) -> dict[str, tuple[int, int]]:
     """documents/ holds all but the duplicates. Returns (documents, bytes of text) kept, by source."""
     folder = job.output.absolute() / "documents"
-    by_name = {path.name: str(path.absolute()) for path in tables}
-    dropped = duplicates.select("file", "row").rdd.map(lambda row: (by_name[row["file"]], row["row"]))
-    named = dropped.groupByKey(len(by_name)).mapValues(set)
-    untouched = spark.sparkContext.parallelize([(path, set[int]()) for path in by_name.values()])
-    rows = named.union(untouched).reduceByKey(lambda a, b: a | b, numPartitions=len(by_name))
+    places = named.map(lambda table: table.select(["node", "place"]))
 
-    def keep(given: tuple[str, set[int]]) -> dict[str, tuple[int, int]]:
-        return dict(keep_unique(Path(given[0]), given[1], folder, attempt=_attempt()))
+    def keep(number: int, given: Iterable[tuple[pa.Table, ...]]) -> Iterator[dict[str, tuple[int, int]]]:
+        for (table,) in given:
+            rows = steps.row_of(steps.numbers(table, "place")).tolist()
+            yield dict(steps.keep_unique(files[number], rows, folder, attempt=uuid.uuid4().hex))
 
     documents, text_bytes = Counter[str](), Counter[str]()
-    for found in rows.map(keep).collect():
+    dealt = exchange(len(files), Flow(places, steps.NODES, _file_of))
+    for found in dealt.mapPartitionsWithIndex(keep).collect():
         for source, (n, size) in found.items():
             documents[source] += n
             text_bytes[source] += size
     return {source: (n, text_bytes[source]) for source, n in sorted(documents.items())}
-
-
-def _sample_pairs(duplicates: DataFrame) -> list[Json]:
-    """The least similar pairs: those a reader doubts first."""
-    columns = ["id", "duplicate_of", "kind", "jaccard"]
-    rows = (
-        duplicates.where("jaccard is not null").orderBy("jaccard", "id").limit(SAMPLE_PAIRS).select(columns).collect()
-    )
-    return [{name: row[name] for name in columns} for row in rows]
-
-
-def _describe_clusters(duplicates: DataFrame, tables: list[Path], sketches: DataFrame) -> dict[str, Json]:
-    """How many documents, the kept one in, the clusters have; the largest of them."""
-    groups = duplicates.where("cluster is not null").groupBy("cluster", "duplicate_of")
-    sized = groups.agg((F.count(F.lit(1)) + 1).alias("size"), F.min("id").alias("one"))
-    octave = F.floor(F.log2("size")).cast("int").alias("octave")
-    octaves = {row["octave"]: row["count"] for row in sized.groupBy(octave).count().collect()}
-    largest: list[Json] = []
-    for row in sized.orderBy(F.desc("size"), "duplicate_of").limit(SAMPLE_CLUSTERS).collect():
-        members = duplicates.where(F.col("cluster") == row["cluster"]).orderBy("id").limit(SAMPLE_MEMBERS)
-        kept = sketches.where(F.col("id") == row["duplicate_of"]).select("source", "file", "row").collect()[0]
-        path = next(table for table in tables if table.name == kept["file"])
-        largest.append(
-            {
-                "id": row["duplicate_of"],
-                "source": kept["source"],
-                "size": row["size"],
-                "text": read_text(path, kept["row"])[:SAMPLE_CHARACTERS],
-                "members": [member["id"] for member in members.select("id").collect()],
-            }
-        )
-    sizes: dict[str, Json] = {}
-    for number in range(1, max(octaves, default=0) + 1):
-        name = "2-3" if number == 1 else f"{2**number}-{2 ** (number + 1) - 1}"
-        sizes[name] = octaves.get(number, 0)
-    return {"sizes": sizes, "largest": largest}
-
-
-def _describe_pairs(measured: DataFrame, dedup: Dedup) -> dict[str, Json]:
-    """Candidate pairs by their similarity, and whether they counted."""
-    place = F.greatest(F.lit(0), F.least(F.lit(9), F.floor((F.col("jaccard") - 0.5 + 1e-9) / 0.05))).cast("int")
-    counts: dict[bool, list[int]] = {True: [0] * 10, False: [0] * 10}
-    counted = (F.col("jaccard") >= dedup.min_jaccard).alias("counted")
-    for row in measured.groupBy(place.alias("place"), counted).count().collect():
-        counts[row["counted"]][row["place"]] = row["count"]
-    return {"edges": list(JACCARD_EDGES), "verified": list(counts[True]), "refused": list(counts[False])}
 
 
 if __name__ == "__main__":

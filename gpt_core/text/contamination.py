@@ -44,7 +44,7 @@ def find_contamination(
     """(whether the first `count` words hold a key, whose it is that stands first)."""
     mask = np.uint64(len(keys) - 1)
     if count < n:
-        key = hash_all(words, count) | _ONE
+        key = hash_all(words, count, 0) | _ONE
         at = find(keys, mask, key)
         return keys[at] == key and owners[at] < 0, owners[at]
     for i in range(hash_ngrams(words, count, n, grams)):
@@ -77,7 +77,7 @@ def index_evaluation_texts(files: Iterable[tuple[str, str]], *, ngram_words: int
         for name, text in read_texts(path, Fields(text=text_field)):
             words = hash_words(text)
             if len(words) < ngram_words:
-                found.append((np.array([hash_all(words, len(words))], np.uint64), -1 - len(names)))
+                found.append((np.array([hash_all(words, len(words), 0)], np.uint64), -1 - len(names)))
             else:
                 grams = np.empty(len(words), np.uint64)
                 found.append((grams[: hash_ngrams(words, len(words), ngram_words, grams)], len(names)))

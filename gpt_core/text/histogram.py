@@ -1,5 +1,6 @@
 """How the measures of documents are spread, kept and rejected ones apart: what the report draws."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +55,7 @@ class Histograms:
             kept, rejected = self.counts[column].tolist()
             told[column] = {
                 "label": thresholds[0].label,
-                "reasons": sorted({it.reason for it in thresholds}),
+                "reasons": list[Json](sorted({it.reason for it in thresholds})),
                 "min": least[0] if least else None,
                 "max": most[0] if most else None,
                 "edges": [round(edge, 6) for edge in self.edges[column].tolist()],
@@ -72,7 +73,7 @@ def _edges(thresholds: list[Threshold]) -> npt.NDArray[np.float64]:
     limits = [limit for it in thresholds for limit in (it.least, it.most) if limit is not None]
     widest = max([*limits, 0.0])
     if column in ("gopher_quality.stop_words", "c4.sentences"):
-        return np.arange(BINS + 1) * np.ceil(max(1.0, 3 * widest / BINS))
+        return np.linspace(0.0, BINS * math.ceil(max(1.0, 3 * widest / BINS)), BINS + 1)
     is_share = widest <= 1 and "ratio" not in column
     if widest == 0 or (is_share and any(it.least is not None for it in thresholds)):
         return np.linspace(0.0, 1.0, BINS + 1)

@@ -32,7 +32,7 @@ def make_shingles(words: Hashes, count: int, n: int, grams: Hashes) -> int:
     """`grams` begins with the shingles of the first `count` words, in order, repeated ones repeated."""
     if count >= n:
         return hash_ngrams(words, count, n, grams)
-    grams[0] = hash_all(words, count)
+    grams[0] = hash_all(words, count, 0)
     return 1
 
 
@@ -86,8 +86,3 @@ def common_shingles(a: Hashes, n_a: int, b: Hashes, n_b: int, keys: Table, is_me
         only_b += keys[at] == 0
         keys[at] = key
     return common / (distinct_a + only_b - common)
-
-
-def exact_key(text: str) -> str:
-    """The same 32 hex digits for texts that differ in case and white space alone."""
-    return xxhash.xxh3_128_hexdigest(" ".join(text.lower().split()).encode())

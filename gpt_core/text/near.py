@@ -19,19 +19,19 @@ from gpt_core.text.minhash import (
     make_shingles,
     sign,
 )
-from gpt_core.text.words import Bytes, Hashes, Offsets, Scratch, buffers, keep_words, split_words
+from gpt_core.text.words import Bytes, Hashes, Offsets, Scratch, buffers, hash_all, keep_words, split_words
 
 PAIR = pa.schema(
     [
-        pa.field("member", pa.int64(), nullable=False),
-        pa.field("head", pa.int64(), nullable=False),
-        pa.field("jaccard", pa.float64(), nullable=False),
+        pa.field("member", pa.int64()),
+        pa.field("head", pa.int64()),
+        pa.field("jaccard", pa.float64()),
     ]
 )
 
 
 class Sketcher:
-    """Band hashes, batch after batch. One a thread: it keeps its scratch arrays."""
+    """Band hashes and keys of texts, batch after batch. One a thread: it keeps its scratch arrays."""
 
     def __init__(self, dedup: Dedup) -> None:
         self.dedup = dedup
@@ -41,9 +41,14 @@ class Sketcher:
 
     def bands(self, texts: pa.Array) -> Bands:
         """(n, bands): the band hashes of every text of a string array without nulls."""
+        return self.sketch(texts)[0]
+
+    def sketch(self, texts: pa.Array) -> tuple[Bands, Bands]:
+        """(the bands, (n, 2): 128 bits that are the same for texts of the same tokens, whatever their case)."""
         data, offsets = buffers(texts)
         self.scratch.grow(int(np.diff(offsets).max(initial=0)) + 1)
         found = np.empty((len(texts), self.dedup.bands), np.int64)
+        keys = np.empty((len(texts), 2), np.int64)
         room = self.scratch
         _sketch_all(
             data,
@@ -55,13 +60,9 @@ class Sketcher:
             self.offsets,
             self.dedup.rows_per_band,
             found,
+            keys,
         )
-        return found
-
-
-def signatures(texts: pa.Array, dedup: Dedup) -> Bands:
-    """(n, bands): the band hashes of every text."""
-    return Sketcher(dedup).bands(texts)
+        return found, keys
 
 
 class Verifier:
@@ -129,12 +130,14 @@ def _sketch_all(
     shifts: Permutations,
     rows: int,
     bands: Bands,
+    keys: Bands,
 ) -> None:
     classes, lower = tables
     hashes, folded, words, grams, lengths, kinds = tokens
     least = np.empty(len(factors), np.uint32)
     for i in range(len(offsets) - 1):
         count = split_words(data, offsets[i], offsets[i + 1], classes, lower, hashes, folded, lengths, kinds)
+        keys[i, 0], keys[i, 1] = np.int64(hash_all(folded, count, 1)), np.int64(hash_all(folded, count, 2))
         count = keep_words(folded, kinds, count, words)
         sign(grams, make_shingles(words, count, ngram_words, grams), factors, shifts, least)
         hash_bands(least, rows, bands[i])

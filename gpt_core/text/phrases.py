@@ -49,7 +49,7 @@ def find_phrase(
     for at in range(np.uint64(start + 1), np.uint64(stop)):  # numba asks of signed numbers whether they are negative
         pair = (pair << _8 | np.uint64(data[at])) & _PAIR
         if begins[pair]:
-            found = _phrase_at(data, np.int64(at) - 1, stop, needles, borders)
+            found = _phrase_at(data, int(at) - 1, stop, needles, borders)
             if found >= 0:
                 return found
     return _phrase_at(data, stop - 1, stop, needles, borders)

@@ -91,7 +91,8 @@ def _plan(given: RawInput) -> list[Split]:
         groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
         return [Split(given, i, i + 1, group) for i, group in enumerate(groups)] or [Split(given, 0, 0, size)]
     if given.format in ("jsonl", "lines") and not given.path.endswith(COMPRESSIONS) and size > SPLIT_BYTES:
-        borders = [*range(0, size, SPLIT_BYTES), size]
+        splits = -(-size // SPLIT_BYTES)
+        borders = [size * number // splits for number in range(splits + 1)]
         return [Split(given, start, stop, stop - start) for start, stop in itertools.pairwise(borders)]
     return [Split(given, 0, None, size)]
 

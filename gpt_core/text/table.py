@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -85,6 +86,23 @@ def read_groups(path: Path, columns: list[str] | None = None) -> Iterator[tuple[
             table = file.read_row_group(group, columns=columns, use_threads=False)
             yield first, table
             first += len(table)
+
+
+def read_rows(path: Path, rows: npt.NDArray[np.int64], columns: list[str]) -> pa.Table:
+    """These rows of the file, in the order asked; row groups without them are not read."""
+    order = np.argsort(rows, kind="stable")
+    wanted = rows[order]
+    with pq.ParquetFile(path) as file:
+        parts = [file.schema_arrow.empty_table().select(columns)]
+        first = 0
+        for group in range(file.num_row_groups):
+            stop = first + file.metadata.row_group(group).num_rows
+            low, high = np.searchsorted(wanted, [first, stop])
+            if low < high:
+                table = file.read_row_group(group, columns=columns, use_threads=False)
+                parts.append(table.take(pa.array(wanted[low:high] - first)))
+            first = stop
+    return pa.concat_tables(parts).take(pa.array(np.argsort(order)))
 
 
 def without_rows(path: Path, rows: Collection[int]) -> Iterator[tuple[pa.Table, pa.Table]]:

@@ -198,9 +198,9 @@ def hash_ngrams(hashes: Hashes, count: int, n: int, grams: Hashes) -> int:
 
 
 @kernel
-def hash_all(hashes: Hashes, count: int) -> np.uint64:
+def hash_all(hashes: Hashes, count: int, seed: int) -> np.uint64:
     """One hash of a whole sequence."""
-    running = np.uint64(count)
+    running = mix(np.uint64(count) * STEP + np.uint64(seed))
     for i in range(count):
         running = mix(running * STEP + hashes[i])
     return running

@@ -4,23 +4,17 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import SparkSession
 from spark_job import made, prepare, run_job, table
 from stage_output import write_output
 
 from gpt_core.artifact import Artifact
 from gpt_core.fingerprint import Json
-from gpt_core.recipe_file import load_recipe
 from gpt_core.text.clean import DOCUMENTS
-from jobs.dedup_corpus import Checkpoints, connect
-from jobs.job import Job
-from jobs.spark_session import spark_session
 
 Row = dict[str, object]
 
@@ -80,17 +74,6 @@ def expected_kept(texts: dict[str, str], min_jaccard: float) -> set[str]:
     return {find(id_) for id_ in texts}
 
 
-@pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SparkSession, Path]]:
-    """A session, and the folder of its scratch files."""
-    output = tmp_path_factory.mktemp("session") / "output"
-    prepare(output, {"corpus": {"inputs": [{"path": "unused.jsonl"}]}})
-    job = Job(recipe=load_recipe(output / "recipe.json"), inputs={}, output=output, rank=0)
-    with spark_session(job, input_bytes=0) as session:
-        yield session, output / "spark-scratch"
-    assert not (output / "spark-scratch").exists()
-
-
 def clean_output(root: Path, texts: dict[str, str], *, files: int) -> Path:
     """What the stage clean would have made of `texts`, shuffled, in so many files."""
     rows = [
@@ -103,7 +86,7 @@ def clean_output(root: Path, texts: dict[str, str], *, files: int) -> Path:
         part = pa.Table.from_pylist(rows[number::files], DOCUMENTS)
         pq.write_table(part, root / "documents" / f"part-{number:05d}-000.parquet", row_group_size=7)
     size = sum(len(text.encode()) for text in texts.values())
-    write_output(root, "clean", {"text_bytes_kept": size})
+    write_output(root, "clean", {"documents_kept": len(texts), "text_bytes_kept": size})
     return root
 
 
@@ -201,28 +184,6 @@ def test_a_hot_band_is_shared_among_tasks_and_gives_the_same(
     texts = {f"h-{i:03d}": " ".join([*words("h")[: i % 55], f"u{i}", *words("h")[i % 55 + 1 :]]) for i in range(120)}
     _, found = run(tmp_path, texts)
     assert texts.keys() - found.keys() == expected_kept(texts, 0.6)
-
-
-def test_components_are_found_whatever_their_shape(spark: tuple[SparkSession, Path]) -> None:
-    generator = random.Random(3)
-    nodes = list(range(-100, 100))
-    edges = {(i + 1, i) for i in range(-100, -60)}  # a long chain
-    edges |= {(max(pair), min(pair)) for pair in (generator.sample(nodes[50:150], 2) for _ in range(60))}
-    root = {node: node for node in nodes}
-    for _ in nodes:
-        for member, head in edges:
-            root[member] = root[head] = min(root[member], root[head])
-    session, scratch = spark
-    frame = session.createDataFrame(sorted(edges), "member long, head long")
-    found = connect(frame, Checkpoints(session, scratch / "shapes")).collect()
-    assert {(row["member"], row["head"]) for row in found} == {(n, r) for n, r in root.items() if n != r}
-    assert len(found) == len({row["member"] for row in found})
-
-
-def test_no_edges_are_no_components(spark: tuple[SparkSession, Path]) -> None:
-    session, scratch = spark
-    frame = session.createDataFrame([], "member long, head long")
-    assert connect(frame, Checkpoints(session, scratch / "none")).collect() == []
 
 
 def test_the_job_writes_every_document_to_one_of_two_tables(output: tuple[Artifact, dict[str, Row]]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gpt_core.recipe import Dedup
 from gpt_core.text.minhash import draw_permutations, sign
-from gpt_core.text.near import Verifier, signatures
+from gpt_core.text.near import Sketcher, Verifier
 from gpt_core.text.words import Hashes
 
 SETS = st.lists(st.integers(0, 2**62).map(lambda i: 2 * i + 1), min_size=1, max_size=400)
@@ -43,9 +43,9 @@ def test_jaccard_is_that_of_the_sets(a: list[int], b: list[int]) -> None:
 @given(st.text(max_size=80), st.integers(0, 3))
 def test_band_hashes_depend_on_the_words_and_the_seed_alone(text: str, seed: int) -> None:
     dedup = Dedup(bands=4, rows_per_band=2, ngram_words=2, seed=seed)
-    first, again = signatures(pa.array([text, f"  {text.lower()} "]), dedup)
+    first, again = Sketcher(dedup).bands(pa.array([text, f"  {text.lower()} "]))
     assert first.tolist() == again.tolist()
-    other = signatures(pa.array([text]), dedup.model_copy(update={"seed": seed + 1}))[0]
+    other = Sketcher(dedup.model_copy(update={"seed": seed + 1})).bands(pa.array([text]))[0]
     assert not set(first.tolist()) & set(other.tolist())
     assert len(set(first.tolist())) == 4
 
