@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import begins_with_bullet, ends_in_ellipsis, trim
-from gpt_core.text.words import HAS_LETTER, IS_CONTRACTED, IS_LONE, IS_WORD, Bytes, Hashes, Offsets
+from gpt_core.text.words import HAS_LETTER, IS_CONTRACTED, IS_JOINED, IS_LONE, IS_WORD, Bytes, Hashes, Offsets
 
 Row = npt.NDArray[np.float64]
 MEASURES = (
@@ -82,9 +82,12 @@ def measure_quality(
         lines += 1
         bullets += begins_with_bullet(data, begin, end)
         ellipses += ends_in_ellipsis(data, begin, end)
-    if count_punctuation:  # spaCy's words, which datatrove counts: don't is two of them
-        alphabetic += contracted
-    whole = max(1, n_tokens + contracted if count_punctuation else words)
+    whole = words
+    if count_punctuation:  # spaCy's words, which datatrove counts: don't is two of them, it.--Nobody is one
+        glued, glued_alphabetic = _count_glued(kinds, n_tokens)
+        whole = n_tokens + contracted - glued
+        alphabetic += contracted - glued_alphabetic
+    whole = max(1, whole)
     out[0] = words
     out[1] = characters / spaced if spaced else np.nan
     out[2] = signs / whole
@@ -93,3 +96,20 @@ def measure_quality(
     out[5] = ellipses / max(lines, 1)
     out[6] = alphabetic / whole
     out[7] = stop_words_seen
+
+
+@kernel
+def _count_glued(kinds: Bytes, n_tokens: int) -> tuple[int, int]:
+    """(tokens, of them with letters) that are fewer where two words with several signs between count as one."""
+    glued = alphabetic = 0
+    word = -1  # the last word, if all that follows is joined to it
+    for i in range(n_tokens):
+        if word >= 0 and not kinds[i] & IS_JOINED:
+            word = -1
+        if not kinds[i] & IS_WORD:
+            continue
+        if word >= 0 and i - word > 2:
+            glued += i - word
+            alphabetic += (kinds[i] & HAS_LETTER != 0) & (kinds[word] & HAS_LETTER != 0)
+        word = i
+    return glued, alphabetic

@@ -19,7 +19,7 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 Offsets: TypeAlias = npt.NDArray[np.int64]
 
-IS_WORD, HAS_LETTER, IS_LONE, IS_CONTRACTED = 1, 2, 4, 8  # bits of a token's kind
+IS_WORD, HAS_LETTER, IS_LONE, IS_CONTRACTED, IS_JOINED = 1, 2, 4, 8, 16  # bits of a token's kind
 
 STEP = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of what came before is lost
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
@@ -92,7 +92,7 @@ def split_words(
     Each must have room for stop - start tokens. Lengths are characters.
     """
     count = 0
-    at = start
+    at = end = start
     while at < stop:
         code, following = decode(data, at)
         kind = classes[code] if code < CODE_POINTS else np.uint8(0)
@@ -103,10 +103,10 @@ def split_words(
         written = (written ^ np.uint64(code)) * STEP
         folds = (folds ^ np.uint64(lower[code] if code < CODE_POINTS else code)) * STEP
         length = 1
-        traits = 0
+        traits = IS_JOINED if at == end else 0  # no white space stands before it
         at = following
         if kind & WORD:
-            traits = IS_WORD
+            traits |= IS_WORD
             if kind & LETTER:
                 traits |= HAS_LETTER
             is_lone = (kind & LONE) != 0
@@ -166,6 +166,7 @@ def split_words(
         lengths[count] = length
         kinds[count] = traits
         count += 1
+        end = at
     return count
 
 

@@ -153,6 +153,30 @@ STAGES: list[tuple[str, list[str], dict[str, Any]]] = [
                         "kept": [0, 0, 0, 32, 910, 3822, 3159, 161, 21, 81, 185, 201, 71, 2, 7],
                         "rejected": [1, 3, 115, 1162, 4575, 7841, 4163, 286, 1, 0, 0, 0, 0, 0, 0],
                     },
+                    "rejected": {"language": 16_197, "malformed": 1, "gopher_quality.min_stop_words": 40},
+                    "measurements": {
+                        "gopher_quality.words": {
+                            "label": "words",
+                            "reasons": ["gopher_quality.max_words", "gopher_quality.min_words"],
+                            "min": 50,
+                            "max": 100_000,
+                            "edges": [0.0, *(2.0**n for n in range(1, 21))],
+                            "kept": [0] * 6 + [900, 5_000, 2_000, 700, 52] + [0] * 9,
+                            "rejected": [2, 5, 40, 900, 9_000, 200, 7, 1] + [0] * 12,
+                        },
+                        "gopher_quality.stop_words": {
+                            "label": "of the stop words",
+                            "reasons": ["gopher_quality.min_stop_words"],
+                            "min": 2,
+                            "max": None,
+                            "edges": list(range(22)),
+                            "kept": [0, 0, 100, 400, 900, 3_000, 4_252] + [0] * 14,
+                            "rejected": [16, 24, 0, 3] + [0] * 17,
+                        },
+                    },
+                    "pii": {"email": {"found": 31, "documents": 12}},
+                    "contamination": [{"text": "topics.test.jsonl web-9", "documents": 3}],
+                    "edited": {"normalized": {"documents": 7, "bytes": 1_234}},
                     "reject_samples": {
                         "language": [{"id": "web-1", "detail": "fr (0.98) is not among en", "text": "La baleine."}],
                         "malformed": [{"id": "web-2", "detail": "is no JSON object", "text": SCRIPT}],
@@ -178,6 +202,24 @@ STAGES: list[tuple[str, list[str], dict[str, Any]]] = [
                         "novels": {"in": 404, "kept": 404, "bytes_kept": 5_228_005},
                         "web": {"in": 8_248, "kept": 8_176, "bytes_kept": 7_969_060},
                     },
+                    "clusters": {
+                        "sizes": {"2-3": 60, "4-7": 3},
+                        "largest": [
+                            {
+                                "id": "web-3",
+                                "source": "web",
+                                "size": 7,
+                                "text": SCRIPT,
+                                "members": ["web-7", "web-8", "web-9", "web-10", "web-11"],
+                            }
+                        ],
+                    },
+                    "jaccard_histogram": {
+                        "edges": [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0],
+                        "verified": [0, 0, 0, 0, 4, 9, 12, 8, 20, 19],
+                        "refused": [30, 4, 2, 1, 0, 0, 0, 0, 0, 0],
+                    },
+                    "lines": {"common": 3, "dropped": 40, "documents": 38, "bytes": 2_048},
                     "pairs": [{"id": "web-7", "duplicate_of": "web-3", "kind": "fuzzy", "jaccard": 0.6120031587}],
                 }
             },

@@ -1,7 +1,7 @@
 import math
 import xml.etree.ElementTree as ElementTree
 
-from gpt_core.report.charts import Bar, Series, bar_chart, element, heat_map, histogram, line_chart
+from gpt_core.report.charts import Bar, Series, bar_chart, element, heat_map, histogram, line_chart, spread
 from gpt_core.report.scale import linear_scale, log_scale
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -50,6 +50,24 @@ def test_a_histogram_stacks_and_spaces_by_logarithm() -> None:
     assert [bar.get("x") for bar in kept] == ["51.0", "260.0"]  # 50 and 259, and a gap of 1
     assert [bar.get("height") for bar in kept] == ["62.0", "186.0"]  # of 186 for 3
     assert (rejected[0].get("y"), rejected[0].get("height")) == ("86.0", "62.0")
+
+
+def test_a_histogram_may_be_linear_and_has_its_limit() -> None:
+    counts = [("kept", [1, 3], "c1")]
+    chart = histogram("similar", [0.5, 0.75, 1.0], counts, x_label="", y_label="", log_x=False, limit=0.75)
+    (line,) = found(chart, "line", "limit")
+    assert (line.get("x1"), line.get("y1"), line.get("y2")) == ("259.0", "24.0", "210.0")
+
+
+def test_a_spread_outlines_few_and_many_alike_and_draws_the_limits_within() -> None:
+    sides = [("rejected", [0, 1], "c2"), ("kept", [1000, 0], "c1")]
+    chart = spread("share", [0.0, 0.5, 1.0], sides, limits=[0.5, 7.0])
+    kept, rejected = (found(chart, "path", color)[0].get("d") for color in ("c1", "c2"))
+    assert kept == "M50.0 128.0V10.9H259.0V128.0H468.0V128.0Z"
+    assert rejected is not None
+    assert rejected.startswith("M50.0 128.0V128.0H259.0V122.")
+    assert [line.get("x1") for line in found(chart, "line", "limit")] == ["259.0"]
+    assert "0 to 0.5; 0 rejected; 1,000 kept" in chart
 
 
 def test_a_confusion_matrix_shades_by_the_share_of_the_row() -> None:

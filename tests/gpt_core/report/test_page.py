@@ -50,6 +50,23 @@ def test_every_count_of_the_manifests_is_told_with_its_balance(recipe: Recipe, a
     assert 26_801 - 16_197 - 1_734 - 173 - 43 - 2 - 5 - 67 == 8_580 == 8_410 + 170
 
 
+def test_what_the_rules_measured_and_the_duplicates_stand_on_the_page(
+    recipe: Recipe, artifacts: dict[str, Artifact]
+) -> None:
+    text = Page(render_report(recipe, artifacts)).text
+    for told in (
+        "Wanted: at least 2. Rejected: 40 by gopher_quality.min_stop_words.",
+        "Wanted: at least 50 and at most 100000.",
+        "e-mail addresses",
+        "topics.test.jsonl web-9",
+        "1.23 kB",
+        "3 different lines stood in too many documents: dropped 40 times from 38 documents",
+        "web, for web-7, web-8, web-9, web-10, web-11 and 1 more",
+        "0.5 to 0.55 similarity; 0 duplicates; 30 not alike enough",
+    ):
+        assert told in text, told
+
+
 def test_a_document_cannot_put_markup_on_the_page(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
     html = render_report(recipe, artifacts)
     assert "&lt;script&gt;alert" in html
@@ -78,7 +95,7 @@ def test_a_browser_fetches_nothing(recipe: Recipe, artifacts: dict[str, Artifact
 def test_every_chart_is_well_formed_and_has_a_title(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
     html = render_report(recipe, artifacts)
     charts = [ElementTree.fromstring(chart) for chart in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]  # noqa: S314
-    assert len(charts) == 14
+    assert len(charts) == 19
     names = [chart[0].text for chart in charts]
     assert all(chart[0].tag == "{http://www.w3.org/2000/svg}title" for chart in charts)
     assert "Confusion matrix of the pre-trained classifier" in names
@@ -113,7 +130,7 @@ def test_a_run_without_finetune_shows_no_classifier(recipe: Recipe, artifacts: d
     ("stages", "shown"),
     [
         ((), ["Recipe"]),
-        (("clean",), ["Documents", "Sources and tokens", "Recipe", "Where each number came from"]),
+        (("clean",), ["Documents", "Text rules", "Sources and tokens", "Recipe", "Where each number came from"]),
         (("tokenizer", "pretrain"), ["Pre-training", "Recipe", "Where each number came from"]),
     ],
 )

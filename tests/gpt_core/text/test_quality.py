@@ -73,6 +73,12 @@ def test_punctuation_counts_as_words_without_letters_where_asked() -> None:
     assert found == ("gopher_quality.min_alphabetic_words", "share of words with a letter 0.500 < 0.8")
 
 
+def test_words_with_several_signs_between_are_one_where_punctuation_counts() -> None:
+    for text, share in (("I see it.--Nobody does ?", "0.800"), ("I see it. --Nobody does", "0.714")):
+        found = judge(text, min_alphabetic_words=0.9, count_punctuation=True)
+        assert found == ("gopher_quality.min_alphabetic_words", f"share of words with a letter {share} < 0.9")
+
+
 def test_stop_words_are_those_of_the_recipe_in_any_script() -> None:
     french = "la baleine est dans la mer"
     assert judge(french, min_stop_words=2) is not None
