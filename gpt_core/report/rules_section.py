@@ -24,7 +24,8 @@ KINDS = {
 EDITS = {"c4": "Lines dropped and marks cut (C4)", "normalized": "Normalized: spaces, controls, composition, mojibake"}
 LEAD = (
     "Every rule measures every document that URL and language let pass. Blue: kept in the end; orange: rejected, by "
-    "whichever rule; dashed: the threshold. Counts of documents are on a logarithmic scale."
+    "whichever rule; dashed: the threshold. Counts of documents are on a logarithmic scale; the last bin holds all that "
+    "lies beyond."
 )
 
 
@@ -37,9 +38,7 @@ def rules_section(evidence: Evidence) -> Section:
     for family, title in FAMILIES.items():
         hidden = [it for name, it in clean.measurements.items() if name.startswith(f"{family}.")]
         if hidden:
-            blocks.append(
-                Details(f"{title}: all {len(hidden)} measures", [Columns([_chart(it, clean) for it in hidden])])
-            )
+            blocks.append(Details(f"{title}: every measure", [Columns([_chart(it, clean) for it in hidden])]))
     return Section("rules", "Text rules", LEAD if clean.measurements else "", [*blocks, *_tables(clean)])
 
 
@@ -60,10 +59,10 @@ def _chart(measurement: Measurement, clean: CleanStats) -> Figure:
         log_x=is_doubling,
         limits=limits,
     )
-    bounds = [f"at least {measurement.min:g}"] if measurement.min is not None else []
-    bounds += [f"at most {measurement.max:g}"] if measurement.max is not None else []
-    taken = [f"{units.count(clean.rejected.get(reason, 0))} by {reason}" for reason in measurement.reasons]
-    return Figure(title, svg, caption=f"Wanted: {' and '.join(bounds)}. Rejected: {', '.join(taken)}.")
+    bounds = [f"at least {measurement.min:,g}"] if measurement.min is not None else []
+    bounds += [f"at most {measurement.max:,g}"] if measurement.max is not None else []
+    taken = [f"{units.count(n)} by {reason}" for reason in measurement.reasons if (n := clean.rejected.get(reason))]
+    return Figure(title, svg, caption=f"Wanted: {' and '.join(bounds)}. Rejected: {', '.join(taken) or 'none'}.")
 
 
 def _used(measurement: Measurement, limits: list[float]) -> int:

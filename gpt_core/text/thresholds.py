@@ -71,7 +71,7 @@ def _gopher_quality(clean: Clean) -> list[Threshold]:
             "share of words with a letter {:.3f}",
             least=limits.min_alphabetic_words,
         ),
-        threshold("min_stop_words", "stop_words", "{:.0f} of the stop words", least=limits.min_stop_words),
+        threshold("min_stop_words", "stop_words", "{:.0f} stop words", least=limits.min_stop_words),
     ]
 
 

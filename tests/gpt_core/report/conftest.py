@@ -165,7 +165,7 @@ STAGES: list[tuple[str, list[str], dict[str, Any]]] = [
                             "rejected": [2, 5, 40, 900, 9_000, 200, 7, 1] + [0] * 12,
                         },
                         "gopher_quality.stop_words": {
-                            "label": "of the stop words",
+                            "label": "stop words",
                             "reasons": ["gopher_quality.min_stop_words"],
                             "min": 2,
                             "max": None,

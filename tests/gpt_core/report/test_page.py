@@ -56,7 +56,7 @@ def test_what_the_rules_measured_and_the_duplicates_stand_on_the_page(
     text = Page(render_report(recipe, artifacts)).text
     for told in (
         "Wanted: at least 2. Rejected: 40 by gopher_quality.min_stop_words.",
-        "Wanted: at least 50 and at most 100000.",
+        "Wanted: at least 50 and at most 100,000. Rejected: none.",
         "e-mail addresses",
         "topics.test.jsonl web-9",
         "1.23 kB",

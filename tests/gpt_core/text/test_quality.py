@@ -40,7 +40,7 @@ def _judge(text: str, limits: GopherQuality) -> tuple[str | None, str | None] | 
         ("max_bullet_lines", 0.5, "- a\n\nb", "- a\n* b\n\u2022 c\nd", "share of bullet lines 0.750 > 0.5"),
         ("max_ellipsis_lines", 0.5, "a...\n\nb", "a...\nb\u2026\nc", "share of ellipsis lines 0.667 > 0.5"),
         ("min_alphabetic_words", 0.8, "a b c d2, 5", "a b c 4 5", "share of words with a letter 0.600 < 0.8"),
-        ("min_stop_words", 2, "The end of it", "the the end", "1 of the stop words < 2"),
+        ("min_stop_words", 2, "The end of it", "the the end", "1 stop words < 2"),
     ],
 )
 def test_a_threshold_keeps_its_own_value_and_rejects_beyond(
