@@ -123,6 +123,7 @@ class Deduplicator:
         self.context, self.files, self.text_bytes, self.output = context, files, text_bytes, job.output.absolute()
         self.dedup, self.parts = job.recipe.dedup, partitions_of(job, context)
         self.scratch = Scratch(context, job)
+        self.links_at_once = LINKS_AT_ONCE
 
     def find(self) -> Found:
         """Writes duplicates/."""
@@ -136,7 +137,7 @@ class Deduplicator:
         asked = self._ask(self._by("band", bands, steps.BANDS).map(steps.pair_bands))
         measured = self._measure(asked)
         links = twins.map(link) + measured.map(partial(_link_alike, least=dedup.min_jaccard))
-        components = connect(links, self.scratch, self.parts)
+        components = self._connect(links)
         nodes = twins.map(steps.places_of) + asked.map(steps.nodes_asked)
         named = self._name(components, nodes, measured, sketches)
         late = self._measure(self._ask(named.map(steps.chained)))
@@ -166,6 +167,24 @@ class Deduplicator:
         texts = self._by_file(asked, steps.TEXTS_ASKED).map(lambda given: steps.answer_texts(files[given[0]], given[1]))
         placed = exchange(parts, Flow(texts, steps.TEXTS, lambda table: steps.share(steps.salted(table), parts)))
         return self.scratch.keep(placed.map(lambda given: steps.measure_texts(given[0], ngram_words)))
+
+    def _connect(self, links: Kept) -> Kept:
+        """LINKS of every node to the least of its component, if it is not that itself.
+
+        In one task, if that can hold them; else round by round.
+        """
+        if links.rows <= self.links_at_once:
+            whole = exchange(1, Flow(links, LINKS, lambda table: np.zeros(len(table), np.int64)))
+            return self.scratch.keep(whole.map(lambda given: find_components(*given)))
+        by_node = share_of("node", self.parts)
+        for _ in range(MOST_ROUNDS):
+            dealt = exchange(self.parts, Flow(links, LINKS, by_node))
+            stars = self.scratch.keep(dealt.map(lambda given: large_star(*given)))
+            if not dealt.map(lambda given: count_unsettled(*given)).sum():
+                return stars
+            shrunk = exchange(self.parts, Flow(stars, LINKS, by_node)).map(lambda given: link(small_star(*given)))
+            links = self.scratch.keep(shrunk)
+        raise StageError(f"dedup: the components of near-duplicates are not settled after {MOST_ROUNDS} rounds")
 
     def _name(self, components: Kept, nodes: Kept, measured: Kept, sketches: Kept) -> Kept:
         """NAMED, but for similarities that were not measured."""
@@ -252,25 +271,6 @@ class Deduplicator:
         counts = sum(measured.collect(partial(_count_similarities, least=least)))
         refused, verified = np.asarray(counts).tolist()
         return {"edges": list(JACCARD_EDGES), "verified": verified, "refused": refused}
-
-
-def connect(links: Kept, scratch: Scratch, parts: int, *, links_at_once: int = LINKS_AT_ONCE) -> Kept:
-    """LINKS of every node to the least of its component, if it is not that itself: in one task, if that can hold them.
-
-    Else round by round.
-    """
-    if links.rows <= links_at_once:
-        whole = exchange(1, Flow(links, LINKS, lambda table: np.zeros(len(table), np.int64)))
-        return scratch.keep(whole.map(lambda given: find_components(*given)))
-    by_node = share_of("node", parts)
-    for _ in range(MOST_ROUNDS):
-        dealt = exchange(parts, Flow(links, LINKS, by_node))
-        stars = scratch.keep(dealt.map(lambda given: large_star(*given)))
-        if not dealt.map(lambda given: count_unsettled(*given)).sum():
-            return stars
-        shrunk = exchange(parts, Flow(stars, LINKS, by_node)).map(lambda given: link(small_star(*given)))
-        links = scratch.keep(shrunk)
-    raise StageError(f"dedup: the components of near-duplicates are not settled after {MOST_ROUNDS} rounds")
 
 
 def share_of(column: str, parts: int) -> Callable[[pa.Table], steps.Numbers]:

@@ -107,8 +107,10 @@ class Kept:
 
     def map(self, make: Make) -> "Kept":
         """What `make` will return of each table; `rows` stay those of the files."""
-        assert all(former is None for _, former in self.sources), "one thing is made of a table"
-        return Kept(self.context, [(path, make) for path, _ in self.sources], self.rows)
+        made: list[tuple[Path, Make | None]] = [
+            (path, make if former is None else _chain(former, make)) for path, former in self.sources
+        ]
+        return Kept(self.context, made, self.rows)
 
     def tables(self) -> RDD[pa.Table]:
         """Each in a task."""
@@ -117,6 +119,10 @@ class Kept:
     def collect(self, make: Callable[[pa.Table], _U]) -> list[_U]:
         """What `make` returns of each, here."""
         return list(self.tables().map(make).collect())
+
+
+def _chain(first: Make, second: Make) -> Make:
+    return lambda table: second(first(table))
 
 
 def read_kept(path: Path, make: Make | None = None) -> pa.Table:

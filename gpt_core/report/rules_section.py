@@ -24,8 +24,8 @@ KINDS = {
 EDITS = {"c4": "Lines dropped and marks cut (C4)", "normalized": "Normalized: spaces, controls, composition, mojibake"}
 LEAD = (
     "Every rule measures every document that URL and language let pass. Blue: kept in the end; orange: rejected, by "
-    "whichever rule; dashed: the threshold. Counts of documents are on a logarithmic scale; the last bin holds all that "
-    "lies beyond."
+    "whichever rule; dashed: the threshold. Counts of documents are on a logarithmic scale; the last bin holds all "
+    "that lies beyond."
 )
 
 

@@ -4,17 +4,26 @@ import itertools
 import json
 import random
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pyspark import SparkContext
 from spark_job import made, prepare, run_job, table
 from stage_output import write_output
 
 from gpt_core.artifact import Artifact
 from gpt_core.fingerprint import Json
+from gpt_core.recipe_file import load_recipe
 from gpt_core.text.clean import DOCUMENTS
+from jobs.dedup_corpus import Deduplicator
+from jobs.job import Job
+from jobs.spark_context import spark_context
 
 Row = dict[str, object]
 
@@ -159,6 +168,44 @@ def test_any_number_of_files_and_partitions_and_any_order_give_the_same(
     assert again.manifest.counts == artifact.manifest.counts
     assert {row["id"] for row in table(again, "documents")} == {row["id"] for row in table(artifact, "documents")}
     assert again.file("stats.json").read_text() == artifact.file("stats.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkContext]:
+    folder = tmp_path_factory.mktemp("context")
+    with spark_context(make_job(folder / "output", partitions=1), input_bytes=0) as running:
+        yield running
+    assert not (folder / "output/spark-scratch").exists()
+
+
+def make_job(output: Path, *, partitions: int) -> Job:
+    prepare(output, {"corpus": {"inputs": [{"path": "x.jsonl"}]}, "dedup": DEDUP}, partitions=partitions)
+    return Job(recipe=load_recipe(output / "recipe.json"), inputs={}, output=output, rank=0)
+
+
+@settings(max_examples=6)
+@given(
+    ids=st.sets(st.sampled_from(sorted(corpus())), min_size=1),
+    files=st.integers(1, 4),
+    partitions=st.integers(1, 4),
+    fits_in_a_task=st.booleans(),
+)
+@example(ids={"stranger-0"}, files=2, partitions=3, fits_in_a_task=True)
+@example(ids=set(corpus()), files=3, partitions=2, fits_in_a_task=False)
+def test_any_documents_in_any_files_and_partitions_give_what_measuring_every_pair_would(
+    context: SparkContext, ids: set[str], files: int, partitions: int, fits_in_a_task: bool
+) -> None:
+    texts = {id_: text for id_, text in corpus().items() if id_ in ids}
+    with tempfile.TemporaryDirectory() as name:
+        clean = clean_output(Path(name) / "clean", texts, files=files)
+        job = make_job(Path(name) / "dedup", partitions=partitions)
+        paths = sorted((clean / "documents").glob("*.parquet"))
+        deduplicator = Deduplicator(context, job, paths, text_bytes=1_000)
+        if not fits_in_a_task:
+            deduplicator.links_at_once = 0
+        named = [row for table in deduplicator.find().named.collect(lambda table: table) for row in table.to_pylist()]
+    assert texts.keys() - {row["id"] for row in named} == expected_kept(texts, 0.6)
+    assert len({row["id"] for row in named}) == len(named)
 
 
 def test_the_preferred_source_is_kept_and_common_lines_are_dropped(tmp_path: Path) -> None:
