@@ -116,6 +116,18 @@ def test_moved_rows_leave_one_table_for_the_other_and_the_counts_follow(tmp_path
     assert sum(tally.text_bytes.values()) == sum(len(str(row["text"])) for row in kept)
 
 
+def test_a_rejected_document_keeps_its_text_and_a_kept_one_is_edited(tmp_path: Path) -> None:
+    rules = Clean.model_validate(
+        {"preset": "none", "c4": {"min_sentences": 2, "min_words_per_line": 3}, "pii": {"kinds": ["email"]}}
+    )
+    menu = "Home | About"
+    kept = f"{menu}\nWrite to jane@example.org about it. She will answer you soon."
+    gone = f"{menu}\nWrite to jane@example.org about it."
+    _, documents, rejected = make(tmp_path, {"id": "kept", "text": kept}, {"id": "gone", "text": gone}, rules=rules)
+    assert [row["text"] for row in documents] == ["Write to <|email|> about it. She will answer you soon."]
+    assert [(row["reason"], row["text"]) for row in rejected] == [("c4.min_sentences", gone)]
+
+
 def test_small_files_share_a_part_and_the_order_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abcd":
         (tmp_path / f"{name}.jsonl").write_text("x" * 40)
