@@ -112,7 +112,7 @@ def one_sided(case: str) -> Iterator[str]:
         while size < LARGE_BYTES:
             text.append(draw.choice(words))
             size += len(text[-1].encode()) + 1
-        yield " ".join(text)
+        yield "\n".join(" ".join(text[at : at + 12]) for at in range(0, len(text), 12))
     elif case == "identical":
         yield from (" ".join(words[:300]) for _ in range(IDENTICAL))
     else:

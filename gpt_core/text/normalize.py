@@ -43,12 +43,16 @@ def normalize(text: str, *, fix_mojibake: bool = True) -> str:
 
 def _spell(text: str, *, fix_mojibake: bool) -> str:
     if not text.isascii():
-        if fix_mojibake and ftfy.badness.is_bad(text):
-            text = ftfy.fix_encoding(text)
+        if fix_mojibake:  # line by line: a page may mix encodings, and a long text costs what its few bad lines cost
+            text = "\n".join([_repair(line) for line in text.split("\n")])
         text = unicodedata.normalize("NFC", _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text)))
     elif not text.replace("\n", "").isprintable():
         text = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text))
     return "\n".join([line.rstrip() for line in text.split("\n")]).strip("\n")
+
+
+def _repair(line: str) -> str:
+    return ftfy.fix_encoding(line) if not line.isascii() and ftfy.badness.is_bad(line) else line
 
 
 def normalize_texts(texts: pa.Array, *, fix_mojibake: bool) -> pa.Array:
