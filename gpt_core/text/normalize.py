@@ -90,6 +90,7 @@ def _table() -> Bytes:
             table[code] = _CHANGES
         if _INVISIBLE.match(character) or (_LINE_ENDS.match(character)):
             table[code] = _CHANGES
+    table[0xC2:0xF5] = _LEAD  # every first byte of UTF-8, read as Latin-1
     for character in _LEADS:
         table[ord(character)] = _LEAD
     return table

@@ -63,7 +63,12 @@ def test_mojibake_is_mended_and_only_where_it_is() -> None:
 
 
 MIXED = st.lists(
-    st.one_of(ODD, st.sampled_from(["plain", "caf\xe9", "a \nb", "\ntop", "caf\u00c3\u00a9", "e\u0301", "x\xa0", ""])),
+    st.one_of(
+        ODD,
+        st.sampled_from(
+            ["plain", "caf\xe9", "a \nb", "\ntop", "caf\u00c3\u00a9", "\u00d7\u00b8", "e\u0301", "x\xa0", ""]
+        ),
+    ),
     max_size=6,
 )
 
