@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gpt_core.text.kernel import kernel
+from gpt_core.text.table import begins_run
 
 Numbers = npt.NDArray[np.int64]
 LINKS = pa.schema([("node", pa.int64()), ("neighbour", pa.int64())])
@@ -76,9 +77,6 @@ def _neighbours(links: pa.Table) -> tuple[Numbers, Numbers, Numbers]:
     nodes, neighbours = links["node"].to_numpy(), links["neighbour"].to_numpy()
     order = np.lexsort((neighbours, nodes))
     nodes, neighbours = nodes[order], neighbours[order]
-    is_new = np.ones(len(nodes), np.bool_)
-    is_new[1:] = (nodes[1:] != nodes[:-1]) | (neighbours[1:] != neighbours[:-1])
+    is_new = begins_run(nodes, neighbours)
     nodes, neighbours = nodes[is_new], neighbours[is_new]
-    is_first = np.ones(len(nodes), np.bool_)
-    is_first[1:] = nodes[1:] != nodes[:-1]
-    return nodes, neighbours, np.flatnonzero(is_first)
+    return nodes, neighbours, np.flatnonzero(begins_run(nodes))

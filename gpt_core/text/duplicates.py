@@ -19,14 +19,13 @@ import xxhash
 from gpt_core.recipe import Dedup
 from gpt_core.text.clean import DOCUMENTS
 from gpt_core.text.near import PAIR, Sketcher, verify_batches
-from gpt_core.text.table import TableWriter, read_groups, read_rows, without_rows
+from gpt_core.text.table import TableWriter, begins_run, read_groups, read_rows, without_rows
 
 MEMBERS_AT_ONCE = 1_000  # of one head that a task verifies: a hot band is shared among many tasks
 _ROW_BITS = 32
 _ALL_BITS = (1 << 64) - 1
 _ORDER = np.uint64(1 << 63)  # turns the order of signed numbers into that of unsigned ones
-
-_STEP = np.int64(0x1E3779B97F4A7C15)
+_STEP = np.int64(0x1E3779B97F4A7C15)  # odd: spreads the salts of one head over all parts
 
 Numbers = npt.NDArray[np.int64]
 
@@ -39,6 +38,7 @@ _I64, _STRING = pa.int64(), pa.string()
 SKETCHES = _table(
     node=_I64, place=_I64, priority=pa.int32(), characters=_I64, high=_I64, low=_I64, bands=pa.list_(_I64)
 )
+BANDS = _table(band=_I64, node=_I64, place=_I64)
 EDGES = _table(member=_I64, head=_I64, member_place=_I64, head_place=_I64)
 TEXTS_ASKED = _table(place=_I64, head=_I64, salt=_I64, member=_I64)
 TEXTS = _table(head=_I64, salt=_I64, member=_I64, text=pa.large_string())
@@ -132,9 +132,6 @@ def spread_bands(sketches: pa.Table) -> pa.Table:
     documents = np.repeat(np.arange(len(sketches)), per_document)
     bands = sketches["bands"].combine_chunks().flatten()
     return sketches.select(["node", "place"]).take(pa.array(documents)).add_column(0, "band", bands)
-
-
-BANDS = _table(band=_I64, node=_I64, place=_I64)
 
 
 def pair_bands(bands: pa.Table) -> pa.Table:
@@ -249,9 +246,7 @@ def name_duplicates(facts: pa.Table, similarities: pa.Table) -> pa.Table:
     return _fill(
         gone.select(["node", "place", "id", "source"]),
         duplicate_of=keepers["id"],
-        cluster=pa.array(
-            [f"{component & ((1 << 64) - 1):016X}" for component in gone["component"].to_pylist()], _STRING
-        ),
+        cluster=pa.array([f"{node & _ALL_BITS:016X}" for node in gone["component"].to_pylist()], _STRING),
         kind=pc.if_else(is_exact, "exact", "fuzzy"),
         jaccard=pc.if_else(is_exact, 1.0, measured),
         keeper=keepers["node"],
@@ -286,13 +281,7 @@ def _jaccard_of(nodes: Numbers, others: Numbers, similarities: pa.Table) -> pa.A
 
 def _is_first(table: pa.Table, *columns: str) -> npt.NDArray[np.bool_]:
     """Which rows of a table sorted by `columns` differ there from the row before."""
-    is_first = np.ones(len(table), np.bool_)
-    if len(table):
-        is_first[1:] = False
-    for column in columns:
-        values = numbers(table, column)
-        is_first[1:] |= values[1:] != values[:-1]
-    return is_first
+    return begins_run(*(numbers(table, column) for column in columns))
 
 
 def _edges(table: pa.Table, is_head: npt.NDArray[np.bool_]) -> pa.Table:

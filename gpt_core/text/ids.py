@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from gpt_core.text.table import begins_run
+
 MOVES = pa.schema([("file", pa.string()), ("row", pa.int64()), ("reason", pa.string())])
 
 Counts = npt.NDArray[np.int64]
@@ -48,10 +50,7 @@ def hash_files(moves: pa.Table, parts: int) -> Counts:
 def _by_id(ids: pa.Table) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
     """(IDS in the order of the hashes, which of them are the first of their id: that of the least hash of a text)."""
     ids = ids.sort_by([(name, "ascending") for name in ("high", "low", "text_hash", "file", "row")])
-    high, low = ids["high"].to_numpy(), ids["low"].to_numpy()
-    is_first = np.ones(len(ids), np.bool_)
-    is_first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    return ids, is_first
+    return ids, begins_run(ids["high"].to_numpy(), ids["low"].to_numpy())
 
 
 def _moves(ids: pa.Table, is_moved: npt.NDArray[np.bool_], reason: str) -> pa.Table:

@@ -105,6 +105,15 @@ def read_rows(path: Path, rows: npt.NDArray[np.int64], columns: list[str]) -> pa
     return pa.concat_tables(parts).take(pa.array(np.argsort(order)))
 
 
+def begins_run(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """Which rows differ from the row before in one of the columns; the first does."""
+    begins = np.zeros(len(columns[0]), np.bool_)
+    begins[:1] = True
+    for column in columns:
+        begins[1:] |= column[1:] != column[:-1]
+    return begins
+
+
 def without_rows(path: Path, rows: Collection[int]) -> Iterator[tuple[pa.Table, pa.Table]]:
     """(the rows of a row group that are not among `rows`, those that are) for every row group of the file."""
     dropped = np.sort(np.fromiter(rows, np.int64, len(rows)))
