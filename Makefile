@@ -48,10 +48,12 @@ bench: install-dev ## make bench NAME=...: one script of benchmarks/
 	@test -f 'benchmarks/$(NAME).py' || { echo "error: NAME=$(NAME) is no benchmark; there are: $$(cd benchmarks && ls *.py 2>/dev/null | sed 's/\.py$$//' | xargs)"; exit 2; }
 	$(BIN)/python benchmarks/$(NAME).py
 
-lock: install-dev ## pin pyproject.toml anew; torch itself brings the CUDA packages its wheel wants
+lock: install-dev ## pin what pyproject.toml names and requirements.lock does not yet; UPGRADE=1 pins all anew
+	cp $(if $(UPGRADE),/dev/null,requirements.lock) requirements.lock.new
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --quiet --no-annotate --no-header \
-	  | grep -vE '^(nvidia-|cuda-|triton==)' > requirements.lock.new
-	mv requirements.lock.new requirements.lock
+	  --output-file requirements.lock.new
+	grep -vE '^(nvidia-|cuda-|triton==)' requirements.lock.new > requirements.lock # torch itself brings the CUDA packages
+	rm requirements.lock.new
 
 docs: install ## write the generated docs
 	$(BIN)/gptmill schema --markdown > docs/recipe.md

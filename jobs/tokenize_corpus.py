@@ -6,14 +6,10 @@ The bytes of every shard depend on the recipe and the documents alone. On a clus
 installed gptmill must be there under the same paths on every node; Ray uploads nothing.
 """
 
-import contextlib
 import logging
 import os
-import secrets
 import shutil
-import socket
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,16 +26,14 @@ from gpt_core.data.runs import (
     tokenize_block,
 )
 from gpt_core.data.shards import ShardMetadata
-from gpt_core.errors import SetupError, StageError
+from gpt_core.errors import StageError
 from gpt_core.fingerprint import Json
-from gpt_core.recipe import RayCluster
 from gpt_core.tokenizer.documents import Block, plan_blocks, require_documents
 from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
 from jobs.job import Job, Outcome, run_job
+from jobs.ray_context import ray_context
 
-CONNECT_SECONDS = 10.0
 BLOCK_BYTES = 64_000_000  # of text that a task holds at once
-LONGEST_TEMPORARY = 40  # characters: Ray adds some 60, and a Unix socket's path has at most 107
 
 
 def make(job: Job) -> Outcome:
@@ -52,7 +46,7 @@ def make(job: Job) -> Outcome:
     placement = Placement.from_recipe(job.recipe.shards, text_bytes=dedup.manifest.counts["text_bytes_kept"])
     runs_folder = job.output / "runs"
     runs_folder.mkdir()
-    with _ray(job.recipe.cluster.ray):
+    with ray_context(job.recipe.cluster.ray):
         work = _TokenizeBlock(tokenizer_path.resolve(), tokenizer.digest, placement, runs_folder.resolve())
         runs = _tokenize(job, plan_blocks(paths, block_bytes=BLOCK_BYTES), work, documents=documents)
         require_both_sides([count for run in runs for count in run.counts], placement)
@@ -129,80 +123,6 @@ def _merge(job: Job, runs: list[RunSummary], placement: Placement, metadata: Sha
 
 def _merge_task(runs: list[RunSummary], shard: int, path: Path, metadata: ShardMetadata) -> tuple[int, int, int]:
     return (shard, *merge_shard(runs, shard, path=path, metadata=metadata))
-
-
-@contextlib.contextmanager
-def _ray(cluster: RayCluster) -> Iterator[None]:
-    """Ray is up: the cluster at `cluster.address`, or a private one on the loopback interface. Down afterwards.
-
-    Ray reads its settings when it is first imported, hence only here. Raises SetupError where no Ray answers and
-    StageError for what fails inside Ray.
-    """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # under `uv run` Ray would upload the working folder
-    with contextlib.ExitStack() as stack:
-        if cluster.address is None:
-            start = _local_arguments(cluster, Path(stack.enter_context(_temporary_folder())))
-        else:
-            _require_listener(cluster.address)
-            start = {"address": cluster.address}
-        import ray
-        import ray.exceptions
-
-        stack.callback(ray.shutdown)
-        try:
-            ray.init(log_to_driver=False, logging_level="WARNING", namespace="gptmill", **start)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise SetupError(
-                f"cluster.ray.address={cluster.address}: Ray does not start or answer: {_last_line(error)}"
-            ) from error
-        try:
-            yield
-        except ray.exceptions.RayError as error:
-            raise StageError(f"a Ray task failed: {_last_line(error)}") from error
-
-
-def _local_arguments(cluster: RayCluster, temporary: Path) -> dict[str, Any]:
-    """Of ray.init for a Ray that nobody else can reach: loopback, and a token that is written nowhere."""
-    if "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    return {
-        "address": "local",
-        "num_cpus": cluster.cpus,
-        "object_store_memory": cluster.object_store_bytes,
-        "include_dashboard": False,
-        "_node_ip_address": "127.0.0.1",
-        "_temp_dir": str(temporary),
-    }
-
-
-def _require_listener(address: str) -> None:
-    """Somebody listens at `address`, HOST:PORT or ray://HOST:PORT; `auto` is Ray's to find. Raises SetupError.
-
-    Asked first, because Ray itself tries a silent address for more than ten minutes.
-    """
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        raise SetupError(f"cluster.ray.address={address}: is neither HOST:PORT, ray://HOST:PORT nor auto")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise SetupError(f"cluster.ray.address={address}: nobody listens there ({error}); start Ray first") from None
-
-
-def _temporary_folder() -> contextlib.AbstractContextManager[str]:
-    """A folder with a path short enough for Ray's sockets, removed at the end."""
-    short = len(tempfile.gettempdir()) <= LONGEST_TEMPORARY
-    parent = tempfile.gettempdir() if short else "/tmp"  # noqa: S108  mkdtemp's folder is private
-    return tempfile.TemporaryDirectory(prefix="gptmill-", dir=parent, ignore_cleanup_errors=True)
-
-
-def _last_line(error: BaseException) -> str:
-    """Of the error's message: Ray puts the whole remote traceback before it."""
-    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
 
 
 def _sources(counts: Sequence[SourceCount]) -> dict[str, Json]:

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from gpt_core.errors import ArtifactError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_UINT16_VOCABULARY = 65_535
 _KEYS = ("format_version", "tokenizer_sha256", "vocab_size", "end_of_text_id", "seed")
 

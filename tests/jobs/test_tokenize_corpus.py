@@ -18,7 +18,7 @@ from gpt_core.errors import SetupError
 from gpt_core.recipe import Tokenizer as Settings
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.tokenizer.train import train_tokenizer
-from jobs.tokenize_corpus import _require_listener
+from jobs.ray_context import _require_listener
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [(f"id-{i}", f"document {i} <|endoftext|> " + "text " * (i % 50), f"source-{i % 3}") for i in range(300)]

@@ -29,7 +29,7 @@ def test_plain_arrow_reads_a_shard(tmp_path: Path) -> None:
     assert schema.field("doc_id").type == pa.string()
     assert schema.field("tokens").type == pa.large_list(pa.field("item", pa.uint16(), nullable=False))
     assert schema.metadata == {
-        b"gptmill.format_version": b"1",
+        b"gptmill.format_version": b"2",
         b"gptmill.tokenizer_sha256": b"d" * 64,
         b"gptmill.vocab_size": b"300",
         b"gptmill.end_of_text_id": b"299",
@@ -76,11 +76,11 @@ def test_a_document_is_closed_once(tmp_path: Path, tokens: list[int], offsets: l
 
 def test_a_shard_of_another_format_is_refused(tmp_path: Path) -> None:
     schema = METADATA.schema()
-    newer = schema.with_metadata({**schema.metadata, b"gptmill.format_version": b"2"})
+    newer = schema.with_metadata({**schema.metadata, b"gptmill.format_version": b"3"})
     for number, other in enumerate((newer, schema.remove_metadata())):
         with pa.ipc.new_file(tmp_path / f"{number}.arrow", other) as writer:
             writer.write_table(other.empty_table())
-    with pytest.raises(ArtifactError, match=r"0\.arrow: is a token shard of format 2, this gptmill reads format 1"):
+    with pytest.raises(ArtifactError, match=r"0\.arrow: is a token shard of format 3, this gptmill reads format 2"):
         TokenShard(tmp_path / "0.arrow")
     with pytest.raises(ArtifactError, match=r"1\.arrow: is a token shard of format unknown"):
         TokenShard(tmp_path / "1.arrow")
