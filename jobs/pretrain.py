@@ -233,4 +233,4 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves) ->
 
 
 if __name__ == "__main__":
-    run_job("pretrain", make)
+    run_job("pretrain", make, keeps=("checkpoints",))

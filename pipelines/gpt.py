@@ -109,9 +109,9 @@ STAGES = [
         name="shards",
         module="jobs.tokenize_corpus",
         engine="ray",
-        revision=1,
+        revision=2,
         reads=("dedup", "tokenizer"),
-        decisions=lambda recipe: {"shards": _section(recipe.shards)},
+        decisions=lambda recipe: {"shards": _section(recipe.shards, without=frozenset({"encoder"}))},
         raw_files=_nothing,
     ),
     Stage(
