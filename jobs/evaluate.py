@@ -18,7 +18,7 @@ import torch
 
 from gpt_core.artifact import Artifact, write_atomically, write_json
 from gpt_core.data.batches import count_windows, validation_windows
-from gpt_core.data.shards import ShardSet
+from gpt_core.data.shard_set import ShardSet
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json
 from gpt_core.model.decoder import Decoder
@@ -93,7 +93,7 @@ def score_language_model(decoder: Decoder, shards: Artifact, report: Report) -> 
     Bits per byte are per UTF-8 byte of the validation text, of which the tokens scored have their share; the end of
     every document costs nats and has no byte. Raises UserError if there is no whole window.
     """
-    tokens = ShardSet.open(shards.files("validation"))
+    tokens = ShardSet.open(shards, "validation")
     T = decoder.config.context_length  # noqa: N806
     total = count_windows(tokens, T, side="validation") * T
     model = LanguageModel(decoder)

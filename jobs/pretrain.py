@@ -15,7 +15,7 @@ import torch
 
 from gpt_core.artifact import write_json
 from gpt_core.data.batches import TrainingWindows, validation_windows
-from gpt_core.data.shards import ShardSet
+from gpt_core.data.shard_set import ShardSet
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import fingerprint
 from gpt_core.model.config import DecoderConfig
@@ -111,9 +111,8 @@ def make(job: Job) -> Outcome:
 def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int) -> Batches:
     recipe, shards = job.recipe, job.inputs["shards"]
     T = recipe.model.context_length  # noqa: N806
-    train_set, validation_set = (
-        ShardSet.open(shards.files(side), tokenizer_digest=tokenizer.digest) for side in ("train", "validation")
-    )
+    train_set = ShardSet.open(shards, "train", tokenizer_digest=tokenizer.digest)
+    validation_set = ShardSet.open(shards, "validation", tokenizer_digest=tokenizer.digest)
     windows = TrainingWindows(train_set, T, recipe.pretrain.seed)
     validation = list(validation_windows(validation_set, T, recipe.pretrain.validation_tokens))
     _require_a_step(windows, recipe.pretrain.batch_sequences)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt_core.data.order import SampleOrder
-from gpt_core.data.shards import ShardSet
+from gpt_core.data.shard_set import ShardSet
 from gpt_core.errors import UserError
 
 
@@ -40,10 +40,7 @@ class TrainingWindows:
         share = batch_sequences // world_size
         first = step * batch_sequences + rank * share
         windows = self.order.take(np.arange(first, first + share))
-        batch = np.empty((share, self.context_length + 1), dtype=np.int64)
-        for row, window in zip(batch, windows.tolist(), strict=True):
-            row[:] = self.shards.window(window * self.context_length, self.context_length + 1)
-        return batch
+        return self.shards.gather(windows * self.context_length, self.context_length + 1).astype(np.int64, copy=False)
 
 
 def validation_windows(
@@ -57,7 +54,7 @@ def validation_windows(
     if max_tokens is not None:
         count = min(count, max(1, max_tokens // context_length))
     starts = range(0, count * context_length, context_length)
-    return (shards.window(start, context_length + 1).astype(np.int64) for start in starts)
+    return (shards.gather(np.array([start]), context_length + 1)[0].astype(np.int64, copy=False) for start in starts)
 
 
 def count_windows(shards: ShardSet, context_length: int, *, side: str) -> int:

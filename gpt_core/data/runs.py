@@ -26,7 +26,7 @@ from gpt_core.artifact import write_atomically
 from gpt_core.data.placement import Placement
 from gpt_core.data.shards import ShardMetadata, write_shard, write_whole
 from gpt_core.errors import ArtifactError, UserError
-from gpt_core.text.kernel import kernel
+from gpt_core.kernel import kernel
 from gpt_core.tokenizer.documents import hash_strings
 from gpt_core.tokenizer.encoder import Proof, ProvenEncoder
 from gpt_core.tokenizer.tokenizer import Tokenizer

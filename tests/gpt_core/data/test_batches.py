@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt_core.data.batches import TrainingWindows, validation_windows
-from gpt_core.data.shards import ShardMetadata, ShardSet, write_shard
+from gpt_core.data.shard_set import ShardSet
 from gpt_core.errors import UserError
-
-METADATA = ShardMetadata(tokenizer_digest="d" * 64, vocab_size=60_000, end_of_text_id=0, seed=0)
+from tiny_shards import count_up, open_train, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +20,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 
 def make_shards(folder: Path, *, sizes: list[int]) -> ShardSet:
-    paths, number = [], 0
-    for index, size in enumerate(sizes):
-        tokens = np.array([*range(number + 1, number + size), 0], dtype=np.uint16)
-        paths.append(folder / f"shard-{index:05d}.arrow")
-        write_shard(paths[-1], ["d"], tokens, np.array([0, size], dtype=np.int64), METADATA)
-        number += size
-    return ShardSet.open(paths)
+    return open_train(folder, write_shards(folder, {"s": count_up(sizes)}))
 
 
 def test_every_id_but_the_first_is_a_target_once_an_epoch(shards: ShardSet) -> None:
@@ -37,7 +30,7 @@ def test_every_id_but_the_first_is_a_target_once_an_epoch(shards: ShardSet) -> N
     epoch = windows.batch(0, batch_sequences=12)
     assert epoch.shape == (12, 9)
     assert epoch.dtype == np.int64
-    row = shards.window(0, 103).tolist()
+    row = shards.gather(np.array([0]), 103)[0].tolist()
     assert sorted(epoch.tolist()) == sorted(row[8 * i : 8 * i + 9] for i in range(12))
 
 
@@ -85,7 +78,7 @@ def test_unequal_parts_are_refused(shards: ShardSet, rank: int, world_size: int)
 
 
 def test_validation_reads_in_order_up_to_its_budget(shards: ShardSet) -> None:
-    row = shards.window(0, 103).tolist()
+    row = shards.gather(np.array([0]), 103)[0].tolist()
     expected = [row[8 * i : 8 * i + 9] for i in range(12)]
     found = list(validation_windows(shards, 8))
     assert [window.tolist() for window in found] == expected
