@@ -28,6 +28,7 @@ from gpt_core.data.runs import (
     MergedShard,
     RunSummary,
     SourceCount,
+    compile_kernels,
     merge_shard,
     metadata_of,
     read_merged,
@@ -65,6 +66,7 @@ def make(job: Job) -> Outcome:
     text_bytes = dedup.manifest.counts["text_bytes_kept"]
     blocks = plan_blocks(paths, block_bytes=min(most, max(least, text_bytes // BLOCKS)))
     ProvenEncoder(tokenizer, job.recipe.shards.encoder)  # what it refuses is told before Ray starts
+    compile_kernels(metadata_of(tokenizer, placement))  # once, not in every actor at once
     work = Work(
         tokenizer_path=tokenizer_path,
         metadata=metadata_of(tokenizer, placement),

@@ -200,6 +200,14 @@ def scatter_lists(values: Any, offsets: Any, starts: Any, out: Any) -> None:
             out[start + i] = values[begin + i]
 
 
+def compile_kernels(metadata: ShardMetadata) -> None:
+    """This machine has compiled what runs and merges call."""
+    nothing, out = np.zeros(1, np.int64), np.empty(0, metadata.dtype)
+    for values in (np.empty(0, np.uint32), out):
+        for given in (values, pa.array(values).to_numpy()):  # Arrow's memory is read-only: another type to numba
+            scatter_lists(given, nothing, nothing[:0], out)
+
+
 def _run_schema(metadata: ShardMetadata) -> pa.Schema:
     return pa.schema({"hash": pa.uint64(), "id": pa.string(), "tokens": metadata.list_type()})
 

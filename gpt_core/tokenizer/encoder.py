@@ -26,7 +26,8 @@ Choice: TypeAlias = Literal["auto", "fast", "reference"]
 Ids: TypeAlias = npt.NDArray[np.uint32]
 Offsets: TypeAlias = npt.NDArray[np.int64]
 
-SAMPLE_BYTES = 64_000  # of every block that both encode: 12 ms of the reference, where a block of 64 MB takes 300
+SAMPLE_SHARE = 1_000  # of a block's text, that both encode: a tenth of what encoding the block takes
+SAMPLE_BYTES = (8_000, 64_000)  # at least, at most
 CHUNK_BYTES = 1_000_000  # of text that the reference takes at once: its intermediate forms are 50 times as large
 ODD_TEXTS = (
     "",
@@ -121,7 +122,7 @@ class ProvenEncoder:
         if self.fast is None:
             return *self.reference.encode(texts), Proof("reference", difference=self.refusal)
         rows = _sample_rows(pc.binary_length(texts).to_numpy(zero_copy_only=False), hashes)
-        sample = pc.utf8_slice_codeunits(texts.take(pa.array(rows)), 0, SAMPLE_BYTES)
+        sample = pc.utf8_slice_codeunits(texts.take(pa.array(rows)), 0, SAMPLE_BYTES[1])
         differing = self._find_difference(sample)
         compared = (len(rows), int(pc.sum(pc.binary_length(sample)).as_py() or 0))
         if differing is None:
@@ -149,10 +150,12 @@ class ProvenEncoder:
 
 
 def _sample_rows(text_bytes: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """The rows of least hash that hold SAMPLE_BYTES together, a longer text counted as that; at least one."""
+    """The rows of least hash that hold the sample's bytes together, a text beyond counted as that; at least one."""
+    least, most = SAMPLE_BYTES
+    wanted = min(most, max(least, int(text_bytes.sum()) // SAMPLE_SHARE))
     order = np.argsort(hashes, kind="stable")
-    held = np.cumsum(np.minimum(text_bytes[order], SAMPLE_BYTES))
-    return order[: int(np.searchsorted(held, SAMPLE_BYTES)) + 1]
+    held = np.cumsum(np.minimum(text_bytes[order], most))
+    return order[: int(np.searchsorted(held, wanted)) + 1]
 
 
 def _to_awkward(texts: pa.LargeStringArray) -> ak.Array:

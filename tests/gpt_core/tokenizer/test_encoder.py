@@ -15,6 +15,7 @@ from gpt_core.tokenizer.encoder import (
     CHUNK_BYTES,
     ODD_TEXTS,
     SAMPLE_BYTES,
+    SAMPLE_SHARE,
     FastEncoder,
     ProvenEncoder,
     ReferenceEncoder,
@@ -119,11 +120,14 @@ def test_a_tokenizer_that_the_fast_encoder_cannot_run_leaves_the_reference(token
         ProvenEncoder(strange, "fast")
 
 
-def test_the_sample_is_of_least_hash_and_counts_a_long_text_in_part() -> None:
-    sizes = np.array([10, 10 * SAMPLE_BYTES, SAMPLE_BYTES - 1, 5])
-    assert _sample_rows(sizes, np.array([3, 2, 9, 1], np.uint64)).tolist() == [3, 1]
-    assert _sample_rows(sizes, np.array([3, 4, 1, 2], np.uint64)).tolist() == [2, 3]
-    assert _sample_rows(sizes[:1], hashes(1)).tolist() == [0]
+def test_the_sample_is_of_least_hash_and_a_thousandth_within_its_bounds() -> None:
+    least, most = SAMPLE_BYTES
+    order = np.array([3, 2, 9, 1], np.uint64)
+    assert _sample_rows(np.array([5, least - 5, 5, 4]), order).tolist() == [3, 1, 0]
+    assert _sample_rows(np.array([5, least - 5, 5, 5]), order).tolist() == [3, 1]
+    assert _sample_rows(np.array([5, most * SAMPLE_SHARE, 5, most - 1]), order).tolist() == [3, 1]
+    assert _sample_rows(np.array([5, most * SAMPLE_SHARE, 5, most]), order).tolist() == [3]
+    assert _sample_rows(np.array([0]), hashes(1)).tolist() == [0]
 
 
 @given(text=st.text(min_size=1))
