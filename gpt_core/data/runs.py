@@ -202,10 +202,9 @@ def scatter_lists(values: Any, offsets: Any, starts: Any, out: Any) -> None:
 
 def compile_kernels(metadata: ShardMetadata) -> None:
     """This machine has compiled what runs and merges call."""
-    nothing, out = np.zeros(1, np.int64), np.empty(0, metadata.dtype)
-    for values in (np.empty(0, np.uint32), out):
-        for given in (values, pa.array(values).to_numpy()):  # Arrow's memory is read-only: another type to numba
-            scatter_lists(given, nothing, nothing[:0], out)
+    offsets, out = np.zeros(1, np.int64), np.empty(0, metadata.dtype)
+    scatter_lists(np.empty(0, np.uint32), offsets, offsets[:0], out)
+    scatter_lists(pa.array(out).to_numpy(), pa.array(offsets).to_numpy(), offsets[:0], out)  # Arrow's is read-only
 
 
 def _run_schema(metadata: ShardMetadata) -> pa.Schema:
