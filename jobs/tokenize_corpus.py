@@ -44,7 +44,7 @@ from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
 from jobs.job import Job, Outcome, run_job
 from jobs.ray_context import ray_context
 
-BLOCK_BYTES = (4_000_000, 64_000_000)  # least and most text that an actor holds at once
+BLOCK_BYTES = (4_000_000, 32_000_000)  # least and most text that an actor holds at once
 BLOCKS = 64  # of a corpus, if they are between these sizes: enough for every core of a laptop
 RETRIES = 5  # of a merge whose node was lost; Ray Data repeats its actors' work by itself
 RUNS, SIDES = "runs", ("train", "validation")
@@ -140,6 +140,7 @@ class _Actor:
         tokenizer = Tokenizer.load(work.tokenizer_path)
         if tokenizer.digest != work.metadata.tokenizer_digest:
             raise ArtifactError(f"{work.tokenizer_path}: is not the tokenizer that the job began with")
+        compile_kernels(work.metadata)
         self.work = work
         self.tokenizer = BlockTokenizer(ProvenEncoder(tokenizer, work.encoder), work.metadata, work.placement)
 
