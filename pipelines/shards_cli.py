@@ -31,23 +31,20 @@ def stats(
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
-    table.add_column("source")
-    for head in ("shards", "documents", "train tokens", "validation", "share", "text bytes/token", "disk bytes/token"):
-        table.add_column(head, justify="right")
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, caption_justify="left")
+    table.caption = "train, validation: tokens; text, disk: bytes a token"
+    for head in ("source", "shards", "documents", "train", "validation", "text", "disk"):
+        table.add_column(head, justify="left" if head == "source" else "right", no_wrap=head != "source")
     for row in rows:
         if row is rows[-1]:
             table.add_section()
-        table.add_row(
-            row.source or "(others)",
-            f"{row.shards:,}",
-            f"{row.documents:,}",
-            f"{row.train_tokens:,}",
-            f"{row.validation_tokens:,}",
-            f"{row.tokens / rows[-1].tokens:.1%}",
+        counts = (row.shards, row.documents, row.train_tokens, row.validation_tokens)
+        cells = [
+            *map("{:,}".format, counts),
             f"{row.text_bytes / row.tokens:.2f}",
             f"{row.disk_bytes / row.tokens:.3f}",
-        )
+        ]
+        table.add_row(row.source or "(others)", *cells)
     console = Console()
     console.print(table)
     console.print(f"in {shards.root}", highlight=False, soft_wrap=True)

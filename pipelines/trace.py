@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from gpt_core.artifact import Artifact
-from gpt_core.data.find import DocumentPart, find_document
+from gpt_core.data.batches import TrainingSamples
+from gpt_core.data.find import DocumentPart, documents_between, find_document
 from gpt_core.data.shard_set import ShardSet
 from gpt_core.errors import InputError
 from gpt_core.recipe import Recipe
-from gpt_core.text.inputs import expand_inputs
+from gpt_core.text.inputs import RawInput, expand_inputs
 from gpt_core.text.place import locate
 from gpt_core.tokenizer.documents import find_rows
 from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
@@ -27,6 +28,23 @@ def show_document(recipe: Recipe, doc_id: str, inputs: Mapping[str, Artifact]) -
     yield from _describe([part], recipe, inputs, excerpt=None)
 
 
+def trace_sample(recipe: Recipe, number: int, inputs: Mapping[str, Artifact]) -> Iterator[str]:
+    """Lines on the documents of a training sample and where they came from. Raises InputError beyond the training."""
+    settings, T = recipe.pretrain, recipe.model.context_length  # noqa: N806
+    steps = settings.tokens // (settings.batch_sequences * T)
+    if number >= steps * settings.batch_sequences:
+        raise InputError(
+            f"--sample {number}: pretrain.tokens={settings.tokens} makes {steps * settings.batch_sequences:,} samples; "
+            f"give 0 to {steps * settings.batch_sequences - 1}"
+        )
+    samples = TrainingSamples(ShardSet.open(inputs["shards"], "train"), T, settings)
+    step, place = divmod(number, settings.batch_sequences)
+    yield f"sample    {number:,}: step {step + 1:,} of {steps:,}, sequence {place + 1} of {settings.batch_sequences}"
+    stretches = samples.stretches(number)
+    parts = [part for start, stop in stretches for part in documents_between(samples.shards, start, stop)]
+    yield from _describe(parts, recipe, inputs, excerpt=EXCERPT_CHARACTERS)
+
+
 def _describe(
     parts: Sequence[DocumentPart], recipe: Recipe, inputs: Mapping[str, Artifact], *, excerpt: int | None
 ) -> Iterator[str]:
@@ -37,6 +55,7 @@ def _describe(
     for part in parts:
         last = part.first_token + len(part.tokens)
         row = rows[part.doc_id]
+        yield ""
         yield f"document  {part.doc_id}"
         yield f"tokens    {part.first_token:,} to {last:,} of {part.document_tokens:,}, end of text in"
         yield f"shard     {part.entry.path}, document {part.number:,} of {part.entry.documents:,}"
@@ -47,9 +66,9 @@ def _describe(
         yield f"text      {text[:excerpt]!r}{' ...' if cut else ''}" if excerpt else f"\n{text}"
 
 
-def _tell_place(place: str, raw: Sequence[object]) -> str:
+def _tell_place(place: str, raw: Sequence[RawInput]) -> str:
     try:
-        found = locate(place, raw)  # type: ignore[arg-type]
+        found = locate(place, raw)
     except InputError as error:
         return str(error)
     return str(found.path) if found.number is None else f"{found.path} {found.unit} {found.number:,}"

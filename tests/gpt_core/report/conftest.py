@@ -250,7 +250,7 @@ STAGES: list[tuple[str, list[str], dict[str, Any]]] = [
                         "novels": {"train_tokens": 1_486_472, "validation_tokens": 46_473, "documents": 404},
                         "web": {"train_tokens": 2_060_397, "validation_tokens": 23_667, "documents": 8_176},
                     }
-                }
+                },
             },
         },
     ),
