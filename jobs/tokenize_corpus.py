@@ -29,7 +29,8 @@ from gpt_core.data.shards import ShardMetadata
 from gpt_core.errors import StageError
 from gpt_core.fingerprint import Json
 from gpt_core.tokenizer.documents import Block, plan_blocks, require_documents
-from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
+from gpt_core.tokenizer.files import TOKENIZER
+from gpt_core.tokenizer.tokenizer import Tokenizer
 from jobs.job import Job, Outcome, run_job
 from jobs.ray_context import ray_context
 
