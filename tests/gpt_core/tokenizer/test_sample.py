@@ -110,6 +110,12 @@ def test_a_small_source_is_heard_beside_a_large_one(tmp_path: Path) -> None:
     assert sampled_texts(paths, budget=1000).count("y" * 100) == 1
 
 
+def test_among_equal_sources_the_first_name_goes_first(tmp_path: Path) -> None:
+    pair = [("1", "of b", "b"), ("2", "of a", "a")]
+    forth, back = write_documents(tmp_path / "x", pair), write_documents(tmp_path / "y", pair[::-1])
+    assert sampled_texts(forth, budget=4) == sampled_texts(back, budget=4) == ["of a"]
+
+
 def test_a_column_that_there_is_not_is_left_out(tmp_path: Path) -> None:
     paths = write_documents(tmp_path / "d", DOCUMENTS)
     (batch, *_) = read_population(paths).sample(10**6).read(paths, columns=("text", "language", "source"))
