@@ -18,6 +18,7 @@ from gpt_core.tokenizer.files import existing_files
 from gpt_core.tokenizer.tokenizer import Tokenizer, build_backend, serialize
 
 WAY_OUT = "give a tokenizer.json of Hugging Face's tokenizers, a folder with one or with vocab.json and merges.txt"
+UNKNOWN = "\U0010fffd"  # for private use: in no vocabulary
 
 
 def adopt_tokenizer(path: Path, *, end_of_text: str) -> Tokenizer:
@@ -72,9 +73,10 @@ def _read_pair(vocabulary: Path, merges: Path) -> dict[str, Any]:
 
 
 def _require_apart(tokenizer: Tokenizer, path: Path) -> None:
-    """No text gives a special token."""
+    """No text gives a special token; but one may stand for unknown characters, whose text does not come back."""
+    unknown = set(tokenizer.encode(UNKNOWN)) - {tokenizer.end_of_text_id}
     for token, i in tokenizer.special_tokens.items():
-        if i in tokenizer.encode(token):
+        if i in tokenizer.encode(token) and i not in unknown:
             raise InputError(
                 f"tokenizer.path: {path}: a text that spells {token!r} gives that special token; take a tokenizer "
                 "whose special tokens no text gives"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -156,6 +157,37 @@ def test_entries_that_no_merge_makes_are_special_tokens(tmp_path: Path) -> None:
     assert {first, first + 1}.isdisjoint(tokenizer.encode("a</s><pad>"))
 
 
+def write_unigram(folder: Path, *special: str) -> Path:
+    """A tokenizer in the manner of SentencePiece: a list of pieces, `special` among them; </s> stands apart."""
+    backend = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    backend.decoder = tokenizers.decoders.Metaspace()
+    trainer = tokenizers.trainers.UnigramTrainer(
+        vocab_size=60,
+        special_tokens=["<unk>", *special],
+        unk_token="<unk>",  # noqa: S106
+        show_progress=False,
+    )
+    backend.train_from_iterator([TEXTS[0]] * 9, trainer)
+    backend.add_special_tokens(["</s>"])
+    backend.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_a_tokenizer_that_is_not_byte_level_serves_where_it_loses_nothing(tmp_path: Path) -> None:
+    tokenizer = adopt_tokenizer(write_unigram(tmp_path), end_of_text="</s>")
+    assert not tokenizer.is_byte_level
+    ids = tokenizer.encode(TEXTS[0])
+    assert tokenizer.decode(ids) == TEXTS[0]
+    assert tokenizer.decode_bytes(ids) == TEXTS[0].encode()
+    tokenizer.save(tmp_path / "stage")
+    write_classifier_tokenizer(tmp_path / "stage", tmp_path / "classifier")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "classifier")
+    end = tokenizer.end_of_text_id
+    assert theirs(TEXTS[0])["input_ids"] == [end, *ids, end]
+    assert theirs.pad_token_id == tokenizer.vocab_size
+
+
 def test_a_folder_holds_a_tokenizer_json_or_the_pair(tmp_path: Path) -> None:
     pair = write_pair(tmp_path / "pair")
     assert existing_files(pair) == [pair / "vocab.json", pair / "merges.txt"]
@@ -201,6 +233,9 @@ def test_a_special_token_that_a_text_gives_is_refused(tmp_path: Path) -> None:
     special = {"id": 256, "content": made, "special": True, **FLAGS}
     told = f"tokenizer\\.path: .*: a text that spells '{made}' gives that special token; take a tokenizer whose"
     refused(write_tree(tmp_path, added_tokens=[*ADDED, special]), told)
+    for mark in ("<unk>", "<pad>"):
+        told = f"a text that spells '{mark}' gives that special token"
+        refused(write_unigram(tmp_path, "<pad>"), told, end_of_text=mark)
 
 
 def test_two_tokens_with_one_id_are_refused(tmp_path: Path) -> None:
