@@ -40,7 +40,8 @@ from gpt_core.errors import ArtifactError, StageError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.tokenizer.documents import Block, plan_blocks, require_documents
 from gpt_core.tokenizer.encoder import Choice, ProvenEncoder
-from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
+from gpt_core.tokenizer.files import TOKENIZER
+from gpt_core.tokenizer.tokenizer import Tokenizer
 from jobs.job import Job, Outcome, run_job
 from jobs.ray_context import ray_context
 

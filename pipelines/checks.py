@@ -11,11 +11,13 @@ from pipelines.plan import PlannedStage
 
 
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
-    """The inputs of what will run are there, Java is, and every label can be used. Raises UserError where not."""
+    """The inputs of what will run are there, Java is, and tokenizer and labels can be used. Raises UserError if not."""
     require_inputs(plan)
     waiting = [planned for planned in plan if planned.action == "run"]
     if any(planned.stage.engine == "spark" for planned in waiting):
         require_java()
+    if any(planned.stage.name == "tokenizer" for planned in waiting):
+        check_tokenizer(recipe)
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
 
@@ -30,6 +32,18 @@ def prepare_workspace(workspace: Path) -> None:
     except OSError as error:
         reason = (error.strerror or "refused").lower()
         raise SetupError(f"workspace: {workspace}: {reason}; set `workspace:` to a folder you can write") from None
+
+
+def check_tokenizer(recipe: Recipe) -> None:
+    """An existing tokenizer can be taken over, and no text can spell a special token. Raises UserError where not."""
+    from gpt_core.tokenizer.existing import adopt_tokenizer  # tokenizers
+    from gpt_core.tokenizer.train import require_marks
+
+    settings = recipe.tokenizer
+    if settings.path is None:
+        require_marks(settings)
+    else:
+        adopt_tokenizer(Path(settings.path), end_of_text=settings.end_of_text)
 
 
 def check_labels(recipe: Recipe) -> None:

@@ -44,6 +44,8 @@ def resolve_paths(recipe: Recipe) -> Recipe:
         entry["path"] = str(_absolute(entry["path"], f"corpus.inputs.{index}.path"))
     files = enumerate(recipe.clean.decontaminate_files)
     tree["clean"]["decontaminate_files"] = [str(_absolute(p, f"clean.decontaminate_files.{i}")) for i, p in files]
+    if recipe.tokenizer.path is not None:
+        tree["tokenizer"]["path"] = str(_absolute(recipe.tokenizer.path, "tokenizer.path"))
     if recipe.finetune is not None:
         for split in ("train", "validation", "test"):
             tree["finetune"][split] = str(_absolute(tree["finetune"][split], f"finetune.{split}"))

@@ -11,7 +11,8 @@ from gpt_core.recipe import Recipe
 from gpt_core.text.inputs import RawInput, expand_inputs
 from gpt_core.text.place import locate
 from gpt_core.tokenizer.documents import find_rows
-from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
+from gpt_core.tokenizer.files import TOKENIZER
+from gpt_core.tokenizer.tokenizer import Tokenizer
 
 EXCERPT_CHARACTERS = 200
 
