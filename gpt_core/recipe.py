@@ -347,7 +347,7 @@ class Pretrain(Optimization):
     packing: Literal["windows", "best_fit"] = Field(
         "windows",
         description="`windows`: all tokens in a row, cut every T. `best_fit`: whole documents, best-fit decreasing; "
-        "only those longer than T + 1 are cut [packing].",
+        "only those longer than T + 1 are cut; opens every shard at the start [packing].",
     )
     shuffle_shards: PositiveInt | None = Field(
         None,
