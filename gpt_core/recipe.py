@@ -351,8 +351,8 @@ class Pretrain(Optimization):
     )
     shuffle_shards: PositiveInt | None = Field(
         None,
-        description="Shuffle within so many neighbouring shards at a time, for shards that come from afar; "
-        "default: within all.",
+        description="Shuffle within so many neighbouring shards at a time (of each source of the mixture), for shards "
+        "that come from afar; default: within all.",
     )
     warmup_tokens: NonNegativeInt = Field(0, description="Tokens of linear warm-up.")
     final_learning_rate: Fraction = Field(0.1, description="Share of the peak that the schedule ends at.")
