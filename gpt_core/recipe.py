@@ -396,12 +396,12 @@ class Pretrain(Optimization):
     packing: Literal["windows", "best_fit"] = Field(
         "windows",
         description="`windows`: all tokens in a row, cut every T. `best_fit`: whole documents, best-fit decreasing; "
-        "only those longer than T + 1 are cut [packing].",
+        "only those longer than T + 1 are cut; opens every shard at the start [packing].",
     )
     shuffle_shards: PositiveInt | None = Field(
         None,
-        description="Shuffle within so many neighbouring shards at a time, for shards that come from afar; "
-        "default: within all.",
+        description="Shuffle within so many neighbouring shards at a time (of each source of the mixture), for shards "
+        "that come from afar; default: within all.",
     )
     warmup_tokens: NonNegativeInt = Field(0, description="Tokens of linear warm-up.")
     final_learning_rate: Fraction = Field(0.1, description="Share of the peak that the schedule ends at.")
