@@ -32,6 +32,7 @@ from gpt_core.data.index import ShardEntry, ShardIndex, read_index, write_index
 from gpt_core.data.shard_set import ShardSet
 from gpt_core.data.shards import ShardMetadata, write_shard
 from gpt_core.recipe import Pretrain
+from gpt_core.training.tasks import IGNORED
 
 CONTEXT, BATCH, OPENED, FAR = 2_048, 64, 10_000, 10**9
 MOST_OPEN_SECONDS, MOST_OPEN_BYTES, MOST_RESUME = 1.0, 64 << 20, 2.0
@@ -52,7 +53,7 @@ def main() -> None:
         artifact, _ = run_shards(work / "shards", work / "dedup", tokenizer_of([text for _, text, _ in rows]))
         shards = ShardSet.open(artifact, "train")
         shards.gather(np.array([0]), shards.n_tokens).astype(shards.dtype).tofile(work / "tokens.bin")
-        samples = TrainingSamples(shards, CONTEXT, Pretrain(batch_sequences=BATCH))
+        samples = order(shards)
         whole = reads_all(samples, shards)
         feed(samples, 0, 0)  # the kernels are compiled
         rates: dict[str, list[float]] = {"ours": [], "peer": []}
@@ -80,6 +81,11 @@ def main() -> None:
             }
         )
     )
+
+
+def order(shards: ShardSet) -> TrainingSamples:
+    """The iterator, made anew."""
+    return TrainingSamples(shards, CONTEXT, Pretrain(batch_sequences=BATCH), ignored=IGNORED)
 
 
 def rate(steps: int, batch: Callable[[int], object]) -> float:
@@ -122,7 +128,7 @@ def first_batch_seconds(shards: ShardSet, sample: int) -> float:
     seconds = []
     for _ in range(5):
         started = time.perf_counter()
-        TrainingSamples(shards, CONTEXT, Pretrain(batch_sequences=BATCH)).batch(sample // BATCH)
+        order(shards).batch(sample // BATCH)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
 
@@ -140,7 +146,7 @@ def opening(folder: Path) -> tuple[float, int]:
     started = time.perf_counter()
     index = read_index(folder / "index.json")
     shards = ShardSet(index.train, index.metadata, locate=lambda entry: folder / entry.path)
-    TrainingSamples(shards, CONTEXT, Pretrain(batch_sequences=BATCH)).take(np.array([FAR]))
+    order(shards).take(np.array([FAR]))
     seconds = time.perf_counter() - started
     return seconds, psutil.Process().memory_info().rss - before
 

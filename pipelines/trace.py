@@ -13,6 +13,7 @@ from gpt_core.text.place import locate
 from gpt_core.tokenizer.documents import find_rows
 from gpt_core.tokenizer.files import TOKENIZER
 from gpt_core.tokenizer.tokenizer import Tokenizer
+from gpt_core.training.tasks import IGNORED
 
 EXCERPT_CHARACTERS = 200
 
@@ -38,7 +39,7 @@ def trace_sample(recipe: Recipe, number: int, inputs: Mapping[str, Artifact]) ->
             f"--sample {number}: pretrain.tokens={settings.tokens} makes {steps * settings.batch_sequences:,} samples; "
             f"give 0 to {steps * settings.batch_sequences - 1}"
         )
-    samples = TrainingSamples(ShardSet.open(inputs["shards"], "train"), T, settings)
+    samples = TrainingSamples(ShardSet.open(inputs["shards"], "train"), T, settings, ignored=IGNORED)
     step, place = divmod(number, settings.batch_sequences)
     yield f"sample    {number:,}: step {step + 1:,} of {steps:,}, sequence {place + 1} of {settings.batch_sequences}"
     stretches = samples.stretches(number)
