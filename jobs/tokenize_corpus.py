@@ -319,6 +319,7 @@ def _encoding(work: Work, attempt: _Attempt) -> dict[str, Json]:
         "blocks": {encoder: sum(proof.encoder == encoder for proof in proofs) for encoder in ("fast", "reference")},
         "compared_documents": sum(proof.documents for proof in proofs),
         "compared_bytes": sum(proof.text_bytes for proof in proofs),
+        "documents_with_newer_letters": sum(proof.newer_letters for proof in proofs),
         "differences": differences,
         "cpu_seconds": {
             "encode": round(sum(run.cpu_seconds for run in attempt.runs), 3),
