@@ -7,7 +7,9 @@ are configured with is derived from here. recipe_file.py reads recipes and words
 
 Sources of defaults: [gopher] Rae et al. 2021, table A1; [c4] Raffel et al. 2020, section 2.2; [fineweb] Penedo et
 al. 2024, sections 3.2 to 3.6; [minhash] the same, section 3.4; [lines] Wenzek et al. 2020 (CCNet), section 3.1;
-[gpt1] Radford et al. 2018, section 4.1; [gpt2] Radford et al. 2019; [gpt3] Brown et al. 2020, section C.
+[gpt1] Radford et al. 2018, section 4.1; [gpt2] Radford et al. 2019; [gpt3] Brown et al. 2020, section C;
+[repeat] Muennighoff et al. 2023, "Scaling data-constrained language models"; [packing] Ding et al. 2024, "Fewer
+truncations improve language modeling".
 """
 
 from typing import Annotated, Literal, Self
@@ -321,16 +323,59 @@ class Optimization(Section):
     seed: Seed = Field(0, description="Seed of weights, dropout and sample order.")
 
 
+OTHERS = "*"
+MIN_MIXTURE_SHARE = 1 / 5_000  # a period of 2^20 samples holds it within half a percent
+
+
+class MixtureSource(Section):
+    """One source of the documents; `*` stands for all that are not named, as one."""
+
+    weight: NonNegativeFloat = Field(description="Of the sum of all weights; 0 leaves the source out.")
+    max_epochs: PositiveFloat | None = Field(
+        4.0, description="Most passes over the source; more are refused [repeat]. null: any number."
+    )
+
+
 class Pretrain(Optimization):
     """Next-token likelihood over the train shards: L1 [gpt1, eq. 1]."""
 
-    tokens: PositiveInt = Field(2_500_000_000, description="Training tokens; whole steps only, rounded down.")
-    batch_sequences: PositiveInt = Field(512, description="Windows of T tokens in a step, over all ranks.")
+    tokens: PositiveInt = Field(
+        2_500_000_000, description="Training tokens, padding included; whole steps only, rounded down."
+    )
+    batch_sequences: PositiveInt = Field(512, description="Sequences of T tokens in a step, over all ranks.")
+    mixture: dict[Text, MixtureSource] | None = Field(
+        None, description="Shares of the training tokens by source; default: every source as large as it is."
+    )
+    packing: Literal["windows", "best_fit"] = Field(
+        "windows",
+        description="`windows`: all tokens in a row, cut every T. `best_fit`: whole documents, best-fit decreasing; "
+        "only those longer than T + 1 are cut [packing].",
+    )
+    shuffle_shards: PositiveInt | None = Field(
+        None,
+        description="Shuffle within so many neighbouring shards at a time, for shards that come from afar; "
+        "default: within all.",
+    )
     warmup_tokens: NonNegativeInt = Field(0, description="Tokens of linear warm-up.")
     final_learning_rate: Fraction = Field(0.1, description="Share of the peak that the schedule ends at.")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="After the warm-up.")
     validate_every_steps: PositiveInt = Field(250, description="Steps between validations.")
     validation_tokens: PositiveInt = Field(1_000_000, description="Most tokens in one validation.")
+
+    @model_validator(mode="after")
+    def _mixture_holds(self) -> Self:
+        if self.mixture is None:
+            return self
+        total = sum(source.weight for source in self.mixture.values())
+        if not total > 0:
+            raise ValueError("pretrain.mixture: no source has a weight > 0; give one, or leave the mixture out")
+        for name, source in self.mixture.items():
+            if 0 < source.weight < total * MIN_MIXTURE_SHARE:
+                raise ValueError(
+                    f"pretrain.mixture.{name}.weight={source.weight:g} is less than 1/{1 / MIN_MIXTURE_SHARE:.0f} of "
+                    f"all weights, {total:g}; raise it, or leave the source out with weight 0"
+                )
+        return self
 
 
 class Finetune(Optimization):

@@ -62,6 +62,13 @@ def _clean_files(recipe: Recipe) -> list[RawFile]:
     return files + [RawFile(Path(path), field, "decontaminate", {}) for path, field in listed]
 
 
+def _pretrain_decisions(recipe: Recipe) -> dict[str, Json]:
+    section = _section(recipe.pretrain)
+    if recipe.pretrain.mixture is not None:  # max_epochs refuses, and changes no byte
+        section["mixture"] = {name: source.weight for name, source in recipe.pretrain.mixture.items()}
+    return {"model": _section(recipe.model), "pretrain": section}
+
+
 def _finetune_decisions(recipe: Recipe) -> dict[str, Json]:
     assert recipe.finetune is not None
     return {"finetune": _section(recipe.finetune, without=frozenset({"train", "validation", "test"}))}
@@ -118,9 +125,9 @@ STAGES = [
         name="pretrain",
         module="jobs.pretrain",
         engine="deepspeed",
-        revision=1,
+        revision=2,
         reads=("shards", "tokenizer"),
-        decisions=lambda recipe: {"model": _section(recipe.model), "pretrain": _section(recipe.pretrain)},
+        decisions=_pretrain_decisions,
         raw_files=_nothing,
     ),
     Stage(

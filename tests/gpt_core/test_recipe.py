@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from gpt_core.errors import RecipeError
-from gpt_core.recipe import C4, Classifier, Fields, FineWeb, LineDedup, Pii, Recipe, UrlRules
+from gpt_core.recipe import C4, Classifier, Fields, FineWeb, LineDedup, MixtureSource, Pii, Recipe, UrlRules
 from gpt_core.recipe_file import load_recipe, parse_recipe
 
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
@@ -26,6 +26,7 @@ def resolved_demo() -> dict[str, Any]:
         "classifier": Classifier(model="model.bin").model_dump(mode="json"),
         "pii": Pii().model_dump(mode="json"),
     }
+    tree["pretrain"]["mixture"] = {"novels": MixtureSource(weight=1).model_dump(mode="json")}
     tree["dedup"]["lines"] = LineDedup().model_dump(mode="json")
     return tree
 
@@ -51,8 +52,8 @@ def put(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 ALL_FIELDS = paths_in(resolved_demo())
-BY_LANGUAGE = ("clean", "min_language_scores")  # its keys are languages
-SECTIONS = [(), *(p for p in ALL_FIELDS if isinstance(look(resolved_demo(), p), dict) and p != BY_LANGUAGE)]
+BY_NAME = {("clean", "min_language_scores"), ("pretrain", "mixture")}  # their keys are languages and sources
+SECTIONS = [(), *(p for p in ALL_FIELDS if isinstance(look(resolved_demo(), p), dict) and p not in BY_NAME)]
 
 
 @pytest.mark.parametrize("path", ALL_FIELDS, ids=lambda path: ".".join(map(str, path)))
@@ -116,6 +117,12 @@ def test_every_bound_is_held_at_its_edge(path: str, value: Any) -> None:
         (["pretrain.warmup_tokens=999999999"], "exceeds pretrain.tokens"),
         (["pretrain.batch_sequences=15"], "must be a multiple of cluster.train.processes=2"),
         (["finetune.batch_sequences=15"], "finetune.batch_sequences=15 must be a multiple"),
+        (["pretrain.mixture={}"], r"pretrain\.mixture: no source has a weight > 0; give one, or leave the mixture out"),
+        (["pretrain.mixture={a: {weight: 0}}"], r"pretrain\.mixture: no source has a weight > 0"),
+        (
+            ["pretrain.mixture={a: {weight: 1}, b: {weight: 0.0001}}"],
+            r"pretrain\.mixture\.b\.weight=0\.0001 is less than 1/5000 of all weights, 1\.0001; raise it, or leave",
+        ),
         (["finetune.max_tokens=100000"], "exceeds model.context_length"),
     ],
 )
@@ -133,6 +140,21 @@ def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(RecipeError) as refusal:
         load_recipe(DEMO, ["pretrain.beta1=2", "shards.seed=-1", "name=''"])
     assert len(refusal.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        ("{a: {weight: -1}}", r"pretrain\.mixture\.a\.weight: -1 is refused"),
+        ("{a: {}}", r"pretrain\.mixture\.a\.weight: is required and missing"),
+        ("{a: {weight: 1, max_epochs: 0}}", r"pretrain\.mixture\.a\.max_epochs: 0 is refused"),
+        ("{a: {wieght: 1}}", r"pretrain\.mixture\.a\.wieght: unknown field; did you mean 'weight'\?"),
+        ("{'': {weight: 1}}", r"pretrain\.mixture\."),
+    ],
+)
+def test_a_source_of_the_mixture_is_refused_by_its_name(mixture: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(DEMO, [f"pretrain.mixture={mixture}"])
 
 
 def test_a_missing_section_is_named(tmp_path: Path) -> None:

@@ -57,6 +57,9 @@ CHANGES = [
     ("shards.validation_fraction=0.1", STAGES[3:]),
     ("model.n_layer=1", STAGES[4:]),
     ("pretrain.learning_rate=1e-5", STAGES[4:]),
+    ("pretrain.mixture={novels: {weight: 1}, '*': {weight: 2}}", STAGES[4:]),
+    ("pretrain.packing=best_fit", STAGES[4:]),
+    ("pretrain.shuffle_shards=4", STAGES[4:]),
     ("finetune.epochs=7", STAGES[5:]),
     ("finetune.train=data/demo/topics.validation.jsonl.gz", STAGES[5:]),
     ("finetune.test=data/demo/topics.train.jsonl.gz", STAGES),  # clean keeps the test texts out
@@ -73,6 +76,14 @@ CHANGES = [
 def test_one_changed_field_reruns_exactly_the_stages_below_it(change: str, rerun: list[str], tmp_path: Path) -> None:
     before, after = fingerprints(demo(tmp_path)), fingerprints(demo(tmp_path, change))
     assert [stage for stage in STAGES if before[stage] != after[stage]] == rerun
+
+
+def test_how_often_a_source_may_be_repeated_changes_nothing(tmp_path: Path) -> None:
+    one, other = (
+        fingerprints(demo(tmp_path, f"pretrain.mixture={{'*': {{weight: 1, max_epochs: {epochs}}}}}"))
+        for epochs in (2, "null")
+    )
+    assert one == other
 
 
 def test_a_test_set_that_nothing_is_cleaned_of_reruns_the_evaluation_alone(tmp_path: Path) -> None:

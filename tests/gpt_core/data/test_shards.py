@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gpt_core.data.shards import ShardMetadata, ShardSet, TokenShard, write_shard
+from gpt_core.data.shards import ShardMetadata, TokenShard, write_shard
 from gpt_core.errors import ArtifactError
 
 METADATA = ShardMetadata(tokenizer_digest="d" * 64, vocab_size=300, end_of_text_id=299, seed=7)
@@ -110,44 +110,3 @@ def test_a_cut_or_absent_shard_is_named(tmp_path: Path) -> None:
     for name in ("s.arrow", "absent.arrow"):
         with pytest.raises(ArtifactError, match=rf"{name}: cannot be read as a token shard"):
             TokenShard(tmp_path / name)
-
-
-def test_a_set_is_its_shards_in_the_order_of_their_names(tmp_path: Path) -> None:
-    second = make_shard(tmp_path / "shard-00001.arrow", [[4], [5, 6]])
-    first = make_shard(tmp_path / "shard-00000.arrow", [[1, 2, 3]])
-    shards = ShardSet.open([second, first])
-    row = [1, 2, 3, 299, 4, 299, 5, 6, 299]
-    assert (shards.n_tokens, shards.n_documents, shards.dtype) == (9, 3, np.uint16)
-    assert shards.metadata == METADATA
-    for start in range(10):
-        for length in range(10 - start):
-            window = shards.window(start, length)
-            assert window.tolist() == row[start : start + length]
-            assert window.dtype == np.uint16
-
-
-def test_a_window_inside_one_shard_is_no_copy(tmp_path: Path) -> None:
-    shards = ShardSet.open([make_shard(tmp_path / "s.arrow", [[1, 2, 3]])])
-    assert np.shares_memory(shards.window(1, 2), shards.shards[0].tokens)
-
-
-@pytest.mark.parametrize(("start", "length"), [(-1, 2), (0, 5), (4, 1)])
-def test_a_window_beyond_the_tokens_is_an_index_error(tmp_path: Path, start: int, length: int) -> None:
-    shards = ShardSet.open([make_shard(tmp_path / "s.arrow", [[1, 2, 3]])])
-    with pytest.raises(IndexError, match="of 4"):
-        shards.window(start, length)
-
-
-def test_shards_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
-    ours = make_shard(tmp_path / "a.arrow", [[1]])
-    theirs = make_shard(tmp_path / "b.arrow", [[1]], ShardMetadata("e" * 64, 300, 299, 7))
-    with pytest.raises(ArtifactError, match=r"b\.arrow: was made with the tokenizer eeeeeeeeeeee, not dddddddddddd"):
-        ShardSet.open([ours, theirs])
-    with pytest.raises(ArtifactError, match=r"a\.arrow: was made with the tokenizer dddddddddddd, not ffffffffffff"):
-        ShardSet.open([ours], tokenizer_digest="f" * 64)
-    assert ShardSet.open([theirs], tokenizer_digest="e" * 64).n_tokens == 2
-
-
-def test_no_shard_at_all_is_an_error() -> None:
-    with pytest.raises(ArtifactError, match="there is no token shard to read"):
-        ShardSet.open([])
