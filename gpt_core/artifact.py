@@ -8,7 +8,7 @@ and went out (counts, figures) and what it took (versions, seconds, memory).
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,11 +89,13 @@ class Artifact:
                 )
 
 
-def open_artifact(root: Path) -> Artifact | None:
+def open_artifact(root: Path, *, elsewhere: Sequence[str] = ()) -> Artifact | None:
     """The output in `root`, or None where no manifest stands.
 
-    Sizes are checked, checksums are not (Artifact.verify does). Raises ArtifactError for a manifest that cannot
-    be read, whose fingerprint is not that of its identity, or that lists a file which is gone or of another size.
+    Sizes are checked, checksums are not (Artifact.verify does). The files of the folders `elsewhere` may be missing,
+    since they are read from a copy; one that is there must have its size as all others. Raises ArtifactError for a
+    manifest that cannot be read, whose fingerprint is not that of its identity, or that lists a file which is gone or
+    of another size.
     """
     path = root / MANIFEST
     try:
@@ -110,6 +112,8 @@ def open_artifact(root: Path) -> Artifact | None:
     for entry in manifest.files:
         file = root / entry.path
         size = file.stat().st_size if file.is_file() else None
+        if size is None and entry.path.partition("/")[0] in elsewhere:
+            continue
         if size != entry.size_bytes:
             found = "is missing" if size is None else f"has {size} bytes"
             raise ArtifactError(f"{file}: {found}, the manifest says {entry.size_bytes}; delete {root} and run again")

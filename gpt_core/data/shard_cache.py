@@ -6,7 +6,8 @@
 
 Shards are known by their checksum, so outputs share what they have in common and a cache outlives its recipe. The files
 together never exceed the bound: room is made before a shard is fetched, of the least recently used. A file may go
-while a process has it mapped; its bytes then take up disk until that process closes it, on top of the bound.
+while a process has it mapped; its bytes then take up disk until that process closes it, on top of the bound: all
+processes of a host together keep no more mapped than the bound holds, so that the worst is twice the bound.
 Locks go with their process, however it ends; what a killed one leaves is a draft, which the next to need room removes.
 The folder must be on a local disk: the locks are flock's, and times are compared with this host's clock.
 """
@@ -21,11 +22,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from gpt_core.artifact import FileEntry
-from gpt_core.data.remote import RemoteFolder
+from gpt_core.artifact import Artifact, FileEntry
+from gpt_core.data.batches import TrainingSamples
+from gpt_core.data.index import Side
+from gpt_core.data.remote import RemoteFolder, copy_uri, shard_entries
+from gpt_core.data.shard_set import ShardSet
 from gpt_core.errors import ArtifactError, InputError, SetupError
 from gpt_core.fingerprint import file_sha256
+from gpt_core.recipe import Recipe
 
+FOLDER = "shard-cache"  # in the workspace, unless the recipe says otherwise
 POLL_SECONDS = 0.05  # between two looks whether others' fetches have ended and left room
 
 logger = logging.getLogger("gptmill")
@@ -46,6 +52,7 @@ class ShardCache:
         self._verified: set[str] = set()  # by this process
         self._started = time.time()
         largest = max(self._entries.values(), key=lambda entry: entry.size_bytes)
+        self._largest_bytes = largest.size_bytes
         if largest.size_bytes > limit_bytes:
             raise InputError(
                 f"cluster.train.shard_cache_bytes={limit_bytes} holds less than the largest shard, {largest.path} with "
@@ -54,6 +61,33 @@ class ShardCache:
             )
         with self._told_of_disk():
             folder.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe, shards: Artifact) -> "ShardCache | None":
+        """The cache that `recipe` reads the shards through; None where it reads them as they stand locally."""
+        settings = recipe.cluster.train
+        if settings.shards_from is None:
+            return None
+        folder = Path(settings.shard_cache) if settings.shard_cache else Path(recipe.workspace) / FOLDER
+        copy = RemoteFolder(copy_uri(settings.shards_from, shards.manifest.fingerprint))
+        return cls(folder, copy, shard_entries(shards.manifest), limit_bytes=settings.shard_cache_bytes)
+
+    def max_open(self, processes: int) -> int:
+        """Shards that each of so many processes of this host may keep mapped: together no more than the bound holds."""
+        return max(1, self.limit_bytes // (self._largest_bytes * processes))
+
+    def warn_if_short(self, samples: TrainingSamples) -> None:
+        """A warning says so where the bound is less than the shards that are shuffled together."""
+        together = samples.bytes_together({path: entry.size_bytes for path, entry in self._entries.items()})
+        if together > self.limit_bytes:
+            fitting = self.limit_bytes // (self._largest_bytes * len(samples.rows))
+            logger.warning(
+                "cluster.train.shard_cache_bytes=%d holds less than the %d bytes of shards that are shuffled together, "
+                "so that they are fetched again and again; raise it%s",
+                self.limit_bytes,
+                together,
+                f", or set pretrain.shuffle_shards to {fitting} or less" if fitting else "",
+            )
 
     @contextmanager
     def hold(self, shard: str) -> Iterator[Path]:
@@ -174,6 +208,26 @@ class ShardCache:
                 f"cluster.train.shard_cache: {self.folder}: {(error.strerror or str(error)).lower()}; give a folder "
                 "on a local disk with room for cluster.train.shard_cache_bytes, or lower that"
             ) from error
+
+
+def open_side(
+    shards: Artifact,
+    side: Side,
+    *,
+    cache: ShardCache | None,
+    processes: int = 1,
+    tokenizer_digest: str | None = None,
+) -> ShardSet:
+    """One side of the shards, read by each of so many processes of this host, through the cache where there is one."""
+    if cache is None:
+        return ShardSet.open(shards, side, tokenizer_digest=tokenizer_digest)
+    return ShardSet.open(
+        shards,
+        side,
+        tokenizer_digest=tokenizer_digest,
+        locate=lambda entry: cache.hold(entry.path),
+        max_open=cache.max_open(processes),
+    )
 
 
 @contextmanager
