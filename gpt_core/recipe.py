@@ -277,6 +277,11 @@ class Shards(Section):
     validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(0.01, description="Share of documents.")
     shard_text_bytes: Annotated[int, Field(ge=1_000_000)] = Field(512_000_000, description="Text a shard, about.")
     seed: Seed = Field(0, description="Seed of the placement of documents.")
+    encoder: Literal["auto", "fast", "reference"] = Field(
+        "auto",
+        description="`reference`: tokenizers. `fast`: gigatoken, refused where it differs on a sample of a block; "
+        "`auto`: the reference for such a block. It changes no shard and enters no fingerprint.",
+    )
 
 
 class Model(Section):

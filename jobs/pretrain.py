@@ -235,4 +235,4 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, sa
 
 
 if __name__ == "__main__":
-    run_job("pretrain", make)
+    run_job("pretrain", make, keeps=("checkpoints",))

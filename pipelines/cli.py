@@ -12,7 +12,7 @@ from rich.console import Console
 from gpt_core.errors import GptmillError, InputError
 from gpt_core.recipe import Evaluate
 from pipelines import shards_cli
-from pipelines.arguments import Overrides, RecipePath, example, load
+from pipelines.options import Overrides, RecipePath, example, load
 from pipelines.plan import make_plan
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(shards_cli.app)
+app.add_typer(shards_cli.app, name="shards")
 
 Only = Annotated[str | None, typer.Option(metavar="STAGE", help="This stage alone; its inputs must be made.")]
 Until = Annotated[str | None, typer.Option(metavar="STAGE", help="The stages up to this one.")]

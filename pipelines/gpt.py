@@ -44,7 +44,7 @@ def _clean_files(recipe: Recipe) -> list[RawFile]:
             Path(raw.path),
             f"corpus.inputs.{raw.entry}.path",
             "corpus",
-            {"source": raw.source, "format": raw.format, "fields": _section(raw.fields)},
+            {"name": raw.name, "source": raw.source, "format": raw.format, "fields": _section(raw.fields)},
         )
         for raw in expand_inputs(recipe.corpus)
     ]
@@ -89,7 +89,7 @@ STAGES = [
         name="clean",
         module="jobs.clean_corpus",
         engine="spark",
-        revision=3,
+        revision=4,
         reads=(),
         decisions=_clean_decisions,
         raw_files=_clean_files,
@@ -98,7 +98,7 @@ STAGES = [
         name="dedup",
         module="jobs.dedup_corpus",
         engine="spark",
-        revision=3,
+        revision=4,
         reads=("clean",),
         decisions=lambda recipe: {"dedup": _section(recipe.dedup)},
         raw_files=_nothing,
@@ -116,9 +116,9 @@ STAGES = [
         name="shards",
         module="jobs.tokenize_corpus",
         engine="ray",
-        revision=1,
+        revision=2,
         reads=("dedup", "tokenizer"),
-        decisions=lambda recipe: {"shards": _section(recipe.shards)},
+        decisions=lambda recipe: {"shards": _section(recipe.shards, without=frozenset({"encoder"}))},
         raw_files=_nothing,
     ),
     Stage(

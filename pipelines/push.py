@@ -5,29 +5,15 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from gpt_core.artifact import open_artifact
+from gpt_core.artifact import Artifact
 from gpt_core.data.push import Pushed, push_output
-from gpt_core.errors import InputError
-from gpt_core.recipe import Recipe
-from gpt_core.store_uri import store_uri_problem
 from pipelines.display import PLAIN_LINE_SECONDS
-from pipelines.plan import make_plan
 
 
-def push_shards(recipe: Recipe, uri: str, *, console: Console) -> Pushed:
-    """A whole copy of the resolved recipe's shards stands below `uri`.
-
-    Raises InputError where the URI cannot be used or the shards are not made yet, and as push_output does.
-    """
-    problem = store_uri_problem(uri)
-    if problem is not None:
-        raise InputError(f"URI: {problem}")
-    (planned,) = [planned for planned in make_plan(recipe) if planned.stage.name == "shards"]
-    artifact = open_artifact(planned.output)
-    if artifact is None:
-        raise InputError(f"{recipe.name}: its shards are not made yet; run with --until shards")
+def push_shards(shards: Artifact, uri: str, *, console: Console) -> Pushed:
+    """A whole copy of the shards stands below `uri`. Raises as push_output."""
     with _Bar(console) as bar:
-        return push_output(artifact, uri, report=bar.show)
+        return push_output(shards, uri, report=bar.show)
 
 
 class _Bar:

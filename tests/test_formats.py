@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from gpt_core.artifact import Manifest
@@ -97,9 +98,11 @@ def test_the_reader_on_the_page_reads_a_shard(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     metadata = ShardMetadata(tokenizer_digest="00" * 32, vocab_size=300, end_of_text_id=299, seed=0)
     tokens = np.array([1, 2, 299, 3, 299], dtype=np.uint16)
-    write_shard(Path("train/shard-00000.arrow"), ["a", "b"], tokens, np.array([0, 3, 5]), metadata)
+    write_shard(Path("train/novels/shard-00000.arrow"), pa.array(["a", "b"]), tokens, np.array([0, 3, 5]), metadata)
     read = code(0)
     assert read["tokens"].tolist() == tokens.tolist()
     assert read["borders"].tolist() == [0, 3, 5]
+    buffers = [buffer and buffer.size for column in read["batch"].columns for buffer in column.buffers()]
+    assert buffers == [None, 3 * 4, 2, None, 3 * 8, None, 5 * 2]
     keys = re.findall(r"^\| `(gptmill\.\w+)` \|", PAGE, re.MULTILINE)
     assert [key.decode() for key in read["batch"].schema.metadata] == keys

@@ -152,6 +152,13 @@ class TrainingSamples:
             fill_positions(ids, self.shards.metadata.end_of_text_id, found)
         return Batch(ids, targets, found)
 
+    def stretches(self, number: int) -> list[tuple[int, int]]:
+        """Where in the row of `shards` the ids of a sample begin and stop, in their order."""
+        place = int(self._locate(np.array([number]))[0])
+        if self._packed is not None:
+            return self._packed.stretches(place)
+        return [(place, place + self.context_length + 1)]
+
     def n_targets(self, step: int) -> int:
         """Targets that count in the global batch of `step`, over all ranks, without reading it."""
         if self._packed is None:

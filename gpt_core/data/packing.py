@@ -61,6 +61,12 @@ class Sequences:
         _ignore(numbers, self.firsts, self.lengths, self.cut, targets, ignored)
         return ids, targets
 
+    def stretches(self, number: int) -> list[tuple[int, int]]:
+        """Where in the row of shards the pieces of a sequence begin and stop, in their order."""
+        pieces = slice(*self.firsts[number : number + 2].tolist())
+        starts, lengths = self.starts[pieces].tolist(), self.lengths[pieces].tolist()
+        return [(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+
 
 def pack_documents(shards: ShardSet, numbers: range, *, width: int) -> Sequences:
     """The documents of the shards with these numbers, in sequences of at most `width` ids."""

@@ -7,8 +7,9 @@ format's version, the tokenizer's digest, its vocabulary size, the end-of-text i
 Any Arrow reader opens a shard: pyarrow, polars, DuckDB, datasets.
 """
 
-import os
-from collections.abc import Sequence
+import contextlib
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -76,7 +77,7 @@ class ShardMetadata:
 
 
 def write_shard(
-    path: Path, doc_ids: Sequence[str], tokens: TokenIds, offsets: npt.NDArray[np.int64], metadata: ShardMetadata
+    path: Path, doc_ids: pa.StringArray, tokens: TokenIds, offsets: npt.NDArray[np.int64], metadata: ShardMetadata
 ) -> None:
     """`path` is a token shard whose document i is `tokens[offsets[i]:offsets[i + 1]]`; it appears in one step.
 
@@ -86,14 +87,22 @@ def write_shard(
     ends = np.flatnonzero(tokens == metadata.end_of_text_id)
     if tokens.dtype != metadata.dtype or offsets[0] != 0 or not np.array_equal(ends, offsets[1:] - 1):
         raise ValueError(f"{path}: not every document is closed by one end-of-text token of {metadata.dtype}")
-    batch = pa.record_batch(
-        [pa.array(doc_ids, pa.string()), metadata.to_lists(tokens, offsets)], schema=metadata.schema()
-    )
+    batch = pa.record_batch([doc_ids, metadata.to_lists(tokens, offsets)], schema=metadata.schema())
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    with write_whole(path) as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    draft.replace(path)
+
+
+@contextlib.contextmanager
+def write_whole(path: Path) -> Iterator[pa.NativeFile]:
+    """What is written inside stands at `path` when the block ends well, in one step, whoever else writes there."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with pa.OSFile(str(draft), "wb") as sink:
+            yield sink
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 class TokenShard:

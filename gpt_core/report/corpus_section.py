@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from gpt_core.report import units
 from gpt_core.report.blocks import Block, Columns, Details, Excerpt, Excerpts, Figure, Section, Table
 from gpt_core.report.charts import Bar, bar_chart, histogram
-from gpt_core.report.evidence import CleanStats, DedupStats, Evidence, ShardsStats
+from gpt_core.report.evidence import CleanStats, DedupStats, Encoding, Evidence, ShardsStats
 
 MOST_BARS = 12
 MOST_SOURCES = 30
@@ -89,6 +89,16 @@ def _tokens_lead(evidence: Evidence) -> str:
     )
     if ratio is not None:
         parts.append(f"A token stands for {ratio:.2f} bytes of text on average.")
+    encoding = evidence.read("shards", "encoder.json", Encoding)
+    fast, reference = encoding.blocks.get("fast", 0), encoding.blocks.get("reference", 0)
+    if fast:
+        compared = f"{units.count(encoding.compared_documents)} documents, {units.size(encoding.compared_bytes)}"
+        parts.append(f"The fast encoder made the ids, compared with the reference on a sample ({compared}).")
+    if encoding.differences:
+        parts.append(
+            f"The two differed in {units.count(reference)} of {units.count(fast + reference)} blocks, which the "
+            f"reference made: {encoding.differences[0]}."
+        )
     return " ".join(parts)
 
 

@@ -140,6 +140,15 @@ class ShardsStats(BaseModel):
     sources: dict[str, SourceTokens] = {}
 
 
+class Encoding(BaseModel):
+    """encoder.json of shards."""
+
+    blocks: dict[str, int] = {}
+    compared_documents: int = 0
+    compared_bytes: int = 0
+    differences: list[str] = []
+
+
 class PretrainCurves(BaseModel):
     """curves.json of pretrain."""
 

@@ -47,7 +47,7 @@ def test_each_command_shows_an_example(command: str) -> None:
         (["report", str(DEMO), "--set", "workspace={tmp}/w"], "no stage is made yet; start with: gptmill run"),
         (["generate", "/nowhere", "--prompt", "x"], "/nowhere"),
         (["shards", "push", str(DEMO), "s3://a:b@c/d"], "URI: holds more than a bucket and a folder; leave out user:"),
-        (["shards", "push", str(DEMO), "file:///x", "--set", "workspace={tmp}/w"], "its shards are not made yet; run"),
+        (["shards", "push", str(DEMO), "file:///x", "--set", "workspace={tmp}/w"], "the stage shards is not made yet"),
         (
             ["run", str(DEMO), "--set", "cluster.train.shards_from=s3://a:b@c/d"],
             "shards_from: holds more than a",

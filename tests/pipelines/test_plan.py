@@ -108,6 +108,17 @@ def test_a_file_is_known_by_its_bytes_not_by_its_folder(tmp_path: Path) -> None:
     assert fingerprints(here)["clean"] != fingerprints(there)["clean"]
 
 
+def test_of_two_files_of_one_name_the_folders_that_set_them_apart_count_but_not_where_these_are(tmp_path: Path) -> None:
+    found = []
+    for folders in (("here/en", "here/fr"), ("else/where/en", "else/where/fr"), ("here/a", "here/b")):
+        for folder in folders:
+            (tmp_path / folder).mkdir(parents=True)
+            (tmp_path / folder / "x.jsonl").write_text('{"text": "one"}')
+        paths = ", ".join(f"{{path: {tmp_path / folder}/x.jsonl}}" for folder in folders)
+        found.append(fingerprints(demo(tmp_path, f"corpus.inputs=[{paths}]"))["clean"])
+    assert found[0] == found[1] != found[2]
+
+
 def test_remembered_digests_follow_a_changed_file(tmp_path: Path) -> None:
     raw = tmp_path / "raw.jsonl"
     raw.write_text('{"text": "one"}\n')

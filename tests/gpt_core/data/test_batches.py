@@ -302,3 +302,17 @@ def test_validation_reads_in_order_and_evenly_within_its_budget(shards: ShardSet
     assert few.take(range(len(few))).tolist() == [expected[i] for i in (0, 3, 6, 9)]
     one = ValidationWindows(shards, T, max_tokens=3)
     assert one.take(range(len(one))).tolist() == expected[:1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_stretches_of_a_sample_are_where_its_ids_stand(sources: ShardSet, variant: str) -> None:
+    samples = make(sources, **VARIANTS[variant])
+    numbers = [0, 1, 7, samples.n_sequences + 3]
+    for number, ids in zip(numbers, samples.take(np.array(numbers)).ids.tolist(), strict=True):
+        found = [
+            token
+            for start, stop in samples.stretches(number)
+            for token in samples.shards.gather(np.array([start]), stop - start)[0].tolist()
+        ]
+        assert ids == found + [0] * (T + 1 - len(found))
+        assert found

@@ -17,7 +17,7 @@ def make_shard(path: Path, documents: list[list[int]], metadata: ShardMetadata =
     closed = [[*ids, metadata.end_of_text_id] for ids in documents]
     tokens = np.array([i for ids in closed for i in ids], dtype=metadata.dtype)
     offsets = np.cumsum([0, *map(len, closed)], dtype=np.int64)
-    write_shard(path, [f"doc-{i}" for i in range(len(documents))], tokens, offsets, metadata)
+    write_shard(path, pa.array([f"doc-{i}" for i in range(len(documents))]), tokens, offsets, metadata)
     return path
 
 
@@ -36,6 +36,22 @@ def test_plain_arrow_reads_a_shard(tmp_path: Path) -> None:
         b"gptmill.seed": b"7",
     }
     assert [file.name for file in path.parent.iterdir()] == ["shard-00000.arrow"]
+
+
+def test_polars_and_datasets_open_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+    import polars as pl
+
+    path = make_shard(tmp_path / "shard-00000.arrow", [[1, 2], [3]])
+    rows = [{"doc_id": "doc-0", "tokens": [1, 2, 299]}, {"doc_id": "doc-1", "tokens": [3, 299]}]
+    table = pl.read_ipc(path)
+    assert table.to_dicts() == rows
+    assert table.schema == {"doc_id": pl.String, "tokens": pl.List(pl.UInt16)}
+    assert pl.scan_ipc(path).select(pl.col("tokens").list.len().sum()).collect().item() == 5
+    dataset = datasets.load_dataset("arrow", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert dataset.to_list() == rows
+    assert dataset.features["tokens"] == datasets.LargeList(datasets.Value("uint16"))
 
 
 def test_a_shard_takes_two_bytes_a_token_and_four_above_65535_ids(tmp_path: Path) -> None:

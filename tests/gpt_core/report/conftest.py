@@ -239,12 +239,18 @@ STAGES: list[tuple[str, list[str], dict[str, Any]]] = [
             },
             "figures": {"bytes_per_token": 3.6486},
             "files": {
+                "encoder.json": {
+                    "blocks": {"fast": 3, "reference": 1},
+                    "compared_documents": 41,
+                    "compared_bytes": 32_400,
+                    "differences": ["the encoders differ on text 7 of the block: 'odd'"],
+                },
                 "stats.json": {
                     "sources": {
                         "novels": {"train_tokens": 1_486_472, "validation_tokens": 46_473, "documents": 404},
                         "web": {"train_tokens": 2_060_397, "validation_tokens": 23_667, "documents": 8_176},
                     }
-                }
+                },
             },
         },
     ),

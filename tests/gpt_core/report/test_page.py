@@ -158,3 +158,9 @@ def test_a_password_in_the_tracking_uri_is_not_told(recipe: Recipe, artifacts: d
     html = render_report(parse_recipe(tree, origin="a test"), artifacts)
     assert "secret" not in html
     assert "https://***@tracking.example/x" in html
+
+
+def test_the_page_tells_who_encoded_and_where_they_differed(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    page = render_report(recipe, artifacts)
+    assert "compared with the reference on a sample (41 documents, 32.4 kB)" in page
+    assert "The two differed in 1 of 4 blocks, which the reference made: the encoders differ on text 7" in page

@@ -1,4 +1,4 @@
-"""What several commands of the command line share: their arguments, and how they load a recipe."""
+"""Arguments and options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +16,10 @@ Overrides = Annotated[
 
 
 def example(command: str) -> str:
-    """The line below a command's help."""
+    """The last line of a command's help."""
     return f"Example: {command}"
 
 
 def load(path: Path, overrides: list[str] | None) -> Recipe:
-    """The recipe with its overrides, every path absolute. Raises RecipeError."""
+    """The recipe of a command line, its paths absolute."""
     return resolve_paths(load_recipe(path, overrides or []))
