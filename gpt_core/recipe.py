@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from gpt_core.store_uri import store_uri_problem
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -487,8 +489,22 @@ class TrainCluster(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(2, description="DeepSpeed ZeRO stage.")
     micro_batch_sequences: PositiveInt = Field(8, description="Most sequences a rank takes at once.")
     threads_per_process: PositiveInt | None = Field(None, description="CPU threads a rank; default: cores / ranks.")
+    shards_from: Text | None = Field(
+        None, description="s3://, gs:// or file:// folder that `gptmill shards push` copied to; default: local shards."
+    )
+    shard_cache: Text | None = Field(
+        None, description="Folder of the local copies of those shards; default: shard-cache in the workspace."
+    )
+    shard_cache_bytes: PositiveInt = Field(50_000_000_000, description="Most bytes in that folder.")
     checkpoint_every_steps: PositiveInt = Field(500, description="Steps between checkpoints.")
     keep_checkpoints: PositiveInt = Field(2, description="Checkpoints kept while the stage runs.")
+
+    @model_validator(mode="after")
+    def _copy_can_be_read(self) -> Self:
+        problem = store_uri_problem(self.shards_from) if self.shards_from is not None else None
+        if problem is not None:
+            raise ValueError(f"cluster.train.shards_from: {problem}")
+        return self
 
 
 class Cluster(Section):

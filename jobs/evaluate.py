@@ -18,7 +18,7 @@ import torch
 
 from gpt_core.artifact import Artifact, write_atomically, write_json
 from gpt_core.data.batches import ValidationWindows
-from gpt_core.data.shard_set import ShardSet
+from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json
 from gpt_core.model.decoder import Decoder
@@ -72,7 +72,9 @@ def make(job: Job) -> Outcome:
     settings, finetune = job.recipe.finetune, job.inputs.get("finetune")
     test = open_test(finetune, settings, tokenizer, device=device) if finetune and settings else None
 
-    language = score_language_model(decoder, job.inputs["shards"], partial(job.report, unit="tokens"))
+    shards = job.inputs["shards"]
+    cache = ShardCache.of_recipe(job.recipe, shards)
+    language = score_language_model(decoder, shards, partial(job.report, unit="tokens"), cache=cache)
     evaluation: dict[str, Json] = {"language_model": asdict(language)}
     figures = {name: value for name, value in asdict(language).items() if name != "tokens_scored"}
     counts = {"validation_tokens": language.tokens_scored}
@@ -87,14 +89,16 @@ def make(job: Job) -> Outcome:
     return Outcome([evaluated, job.output / "samples.json"], counts=counts, figures=figures, engines=("torch",))
 
 
-def score_language_model(decoder: Decoder, shards: Artifact, report: Report) -> LanguageModelScore:
+def score_language_model(
+    decoder: Decoder, shards: Artifact, report: Report, *, cache: ShardCache | None = None
+) -> LanguageModelScore:
     """The decoder's score on all whole windows of the validation shards.
 
     Bits per byte are per UTF-8 byte of the validation text, of which the tokens scored have their share; the end of
     every document costs nats and has no byte. Raises UserError if there is no whole window.
     """
     T = decoder.config.context_length  # noqa: N806
-    windows = ValidationWindows(ShardSet.open(shards, "validation"), T)
+    windows = ValidationWindows(open_side(shards, "validation", cache=cache), T)
     model = LanguageModel(decoder)
     nats, scored = 0.0, 0
     size = max(1, BATCH_TOKENS // T)

@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
@@ -40,6 +40,7 @@ from gpt_core.artifact import (
     write_json,
     write_manifest,
 )
+from gpt_core.data.remote import folders_elsewhere
 from gpt_core.errors import ArtifactError, GptmillError, StageError, UserError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
@@ -126,7 +127,10 @@ def _attempt(
 ) -> None:
     started = time.monotonic()
     recipe = load_recipe(arguments.recipe)
-    inputs = {name: _open_input(name, path) for name, _, path in (item.partition("=") for item in arguments.inputs)}
+    inputs = {}
+    for item in arguments.inputs:
+        name, _, path = item.partition("=")
+        inputs[name] = _open_input(name, path, elsewhere=folders_elsewhere(recipe, name))
     job = Job(recipe=recipe, inputs=inputs, output=arguments.output, rank=rank)
     if rank:
         make(job)
@@ -162,8 +166,8 @@ def _attempt(
             shutil.rmtree(path)
 
 
-def _open_input(name: str, path: str) -> Artifact:
-    artifact = open_artifact(Path(path)) if path else None
+def _open_input(name: str, path: str, *, elsewhere: Sequence[str]) -> Artifact:
+    artifact = open_artifact(Path(path), elsewhere=elsewhere) if path else None
     if artifact is None:
         raise StageError(f"--inputs {name}={path}: no {MANIFEST} there; run the stage {name} first")
     return artifact

@@ -16,7 +16,7 @@ import torch
 
 from gpt_core.artifact import write_json
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
-from gpt_core.data.shard_set import ShardSet
+from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.fingerprint import fingerprint
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
@@ -104,14 +104,18 @@ def make(job: Job) -> Outcome:
 def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int) -> Batches:
     recipe, shards = job.recipe, job.inputs["shards"]
     settings, T = recipe.pretrain, recipe.model.context_length  # noqa: N806
+    cache, processes = ShardCache.of_recipe(recipe, shards), recipe.cluster.train.processes
     train_set, validation_set = (
-        ShardSet.open(shards, side, tokenizer_digest=tokenizer.digest) for side in ("train", "validation")
+        open_side(shards, side, cache=cache, processes=processes, tokenizer_digest=tokenizer.digest)
+        for side in ("train", "validation")
     )
     validation = ValidationWindows(validation_set, T, max_tokens=settings.validation_tokens)
     samples = TrainingSamples(train_set, T, settings, ignored=IGNORED)
     steps = settings.tokens // (settings.batch_sequences * T)
     samples.require(steps)
     samples.tell(steps)
+    if cache is not None and rank == 0:
+        cache.warn_if_short(samples)
     return Batches(
         samples=samples,
         validation=validation,

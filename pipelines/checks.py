@@ -11,7 +11,10 @@ from pipelines.plan import PlannedStage
 
 
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
-    """The inputs of what will run are there, Java is, and tokenizer and labels can be used. Raises UserError if not."""
+    """The inputs of what will run are there, Java is, and tokenizer, labels and remote shards can be used.
+
+    Raises UserError where not, and ArtifactError for a copy of the shards that is not whole.
+    """
     require_inputs(plan)
     waiting = [planned for planned in plan if planned.action == "run"]
     if any(planned.stage.engine == "spark" for planned in waiting):
@@ -20,6 +23,7 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
         check_tokenizer(recipe)
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
+    require_shards(recipe, plan)
 
 
 def prepare_workspace(workspace: Path) -> None:
@@ -60,6 +64,23 @@ def check_labels(recipe: Recipe) -> None:
     names = label_names(train)
     for rows in others:
         require_known_labels(rows, names)
+
+
+def require_shards(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
+    """Where a stage that will run reads the shards from a copy, the copy is whole and the cache can hold a shard."""
+    uri = recipe.cluster.train.shards_from
+    readers = [planned for planned in plan if planned.action == "run" and "shards" in planned.inputs]
+    if uri is None or not readers:
+        return
+    (shards,) = [planned for planned in plan if planned.stage.name == "shards"]
+    if shards.artifact is None:
+        raise UserError(
+            f"cluster.train.shards_from: {uri}: the shards are not made yet; run with --until shards, then copy them "
+            f"there: gptmill shards push RECIPE {uri}"
+        )
+    from gpt_core.data.remote import require_copy  # fsspec
+
+    require_copy(uri, shards.artifact.manifest)
 
 
 def require_java() -> None:

@@ -1,4 +1,4 @@
-"""`gptmill shards`: look at a recipe's token shards, check them, and follow them back to the raw corpus."""
+"""`gptmill shards`: look at a recipe's token shards, check them, follow them back to the raw corpus, copy them."""
 
 import json
 from dataclasses import asdict
@@ -9,12 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gpt_core.artifact import Artifact, read_manifest
+from gpt_core.artifact import Artifact, open_artifact, read_manifest
 from gpt_core.errors import ArtifactError, InputError
+from gpt_core.store_uri import store_uri_problem
 from pipelines.options import Overrides, RecipePath, example, load
 from pipelines.plan import PlannedStage, make_plan
 
-app = typer.Typer(help="Look at a recipe's token shards, check them, follow them back.", no_args_is_help=True)
+app = typer.Typer(help="Look at a recipe's token shards, check, trace and copy them.", no_args_is_help=True)
 
 
 @app.command(epilog=example("gptmill shards stats recipes/demo.yaml"))
@@ -98,6 +99,28 @@ def trace(
     resolved = load(recipe, overrides)
     for line in trace_sample(resolved, sample, _whole(_plan(recipe, overrides), "dedup", "tokenizer", "shards")):
         print(line)
+
+
+@app.command(epilog=example("gptmill shards push recipes/demo.yaml s3://bucket/shards"))
+def push(
+    recipe: RecipePath,
+    uri: Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/folder, gs://bucket/folder, file:///folder.")],
+    overrides: Overrides = None,
+) -> None:
+    """Copy the shards to an object store, for cluster.train.shards_from; what stands there is not sent again."""
+    from pipelines.push import push_shards
+
+    problem = store_uri_problem(uri)
+    if problem is not None:
+        raise InputError(f"URI: {problem}")
+    output = _plan(recipe, overrides)["shards"].output
+    shards = open_artifact(output)  # with cluster.train.shards_from, the plan does without the shards themselves
+    if shards is None:
+        raise _not_made("shards")
+    pushed = push_shards(shards, uri, console=Console())
+    print(f"sent       {pushed.sent_files} files, {pushed.sent_bytes / 1e6:,.1f} MB; {pushed.kept_files} stood there")
+    print(f"copy       {pushed.uri}")
+    print(f"use it     --set cluster.train.shards_from={uri}")
 
 
 def _plan(recipe: RecipePath, overrides: Overrides) -> dict[str, PlannedStage]:

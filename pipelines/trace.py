@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from gpt_core.artifact import Artifact
 from gpt_core.data.batches import TrainingSamples
 from gpt_core.data.find import DocumentPart, documents_between, find_document
-from gpt_core.data.shard_set import ShardSet
+from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import InputError
 from gpt_core.recipe import Recipe
 from gpt_core.text.inputs import RawInput, expand_inputs
@@ -20,8 +20,10 @@ EXCERPT_CHARACTERS = 200
 
 def show_document(recipe: Recipe, doc_id: str, inputs: Mapping[str, Artifact]) -> Iterator[str]:
     """Lines on where a document stands and where it came from, and its text. Raises InputError if no shard holds it."""
-    part = find_document(ShardSet.open(inputs["shards"], "train"), doc_id)
-    part = part or find_document(ShardSet.open(inputs["shards"], "validation"), doc_id)
+    shards = inputs["shards"]
+    cache = ShardCache.of_recipe(recipe, shards)
+    part = find_document(open_side(shards, "train", cache=cache), doc_id)
+    part = part or find_document(open_side(shards, "validation", cache=cache), doc_id)
     if part is None:
         raise InputError(
             f"--document {doc_id}: no shard holds it; if it was a raw document, rejected/ of clean or duplicates/ of "
@@ -39,7 +41,9 @@ def trace_sample(recipe: Recipe, number: int, inputs: Mapping[str, Artifact]) ->
             f"--sample {number}: pretrain.tokens={settings.tokens} makes {steps * settings.batch_sequences:,} samples; "
             f"give 0 to {steps * settings.batch_sequences - 1}"
         )
-    samples = TrainingSamples(ShardSet.open(inputs["shards"], "train"), T, settings, ignored=IGNORED)
+    shards = inputs["shards"]
+    train_set = open_side(shards, "train", cache=ShardCache.of_recipe(recipe, shards))
+    samples = TrainingSamples(train_set, T, settings, ignored=IGNORED)
     step, place = divmod(number, settings.batch_sequences)
     yield f"sample    {number:,}: step {step + 1:,} of {steps:,}, sequence {place + 1} of {settings.batch_sequences}"
     stretches = samples.stretches(number)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt_core.data.index import ShardEntry, ShardIndex, write_index
-from gpt_core.data.shard_set import ShardSet
+from gpt_core.data.shard_set import ShardSet, locate_in
 from gpt_core.data.shards import ShardMetadata, write_shard
 
 Documents = Sequence[Sequence[int]]  # ids without the end-of-text token
@@ -52,7 +52,7 @@ def write_shards(
 
 def open_train(root: Path, index: ShardIndex, *, max_open: int | None = None) -> ShardSet:
     """The train side of what write_shards wrote."""
-    return ShardSet(index.train, index.metadata, locate=lambda entry: root / entry.path, max_open=max_open)
+    return ShardSet(index.train, index.metadata, locate=locate_in(root), max_open=max_open)
 
 
 def count_up(sizes: Sequence[int]) -> list[list[list[int]]]:

@@ -9,7 +9,7 @@ workers or restarts. The only state is the step.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,7 @@ class TrainingSamples:
     def __init__(self, shards: ShardSet, context_length: int, settings: Pretrain, *, ignored: int) -> None:
         self.context_length = context_length
         self.batch_sequences = settings.batch_sequences
+        self._shuffle_shards = settings.shuffle_shards
         self._ignored = ignored
         self._components = _components(shards, settings)
         self.shards = shards.choose(number for part in self._components for number in part.shards)
@@ -78,8 +79,7 @@ class TrainingSamples:
         shard = 0
         for part in self._components:
             numbers = range(shard, shard := shard + len(part.shards))
-            size = settings.shuffle_shards or len(numbers)
-            groups = [numbers[index : index + size] for index in range(0, len(numbers), size)]
+            groups = self._groups(numbers)
             begin, end = self.shards.borders[[numbers.start, numbers.stop]].tolist()
             seed = settings.seed
             field = ""
@@ -97,6 +97,20 @@ class TrainingSamples:
             order = GroupedOrder(sizes, seed) if settings.shuffle_shards else SampleOrder(sum(sizes), seed)
             rows.append(Row(part.name, first, end - begin, order))
         return rows
+
+    def _groups(self, numbers: range) -> list[range]:
+        """The shards of one component, in groups that are shuffled one after the other."""
+        size = self._shuffle_shards or len(numbers)
+        return [numbers[index : index + size] for index in range(0, len(numbers), size)]
+
+    def bytes_together(self, size_bytes: Mapping[str, int]) -> int:
+        """Most bytes of the shards that are shuffled together, one group of each source; `size_bytes` is by path."""
+        sizes = [size_bytes[entry.path] for entry in self.shards.entries]
+        together = first = 0
+        for part in self._components:
+            numbers = range(first, first := first + len(part.shards))
+            together += max(sum(sizes[number] for number in group) for group in self._groups(numbers))
+        return together
 
     @property
     def unused_tokens(self) -> int:

@@ -7,6 +7,7 @@ in a bounded cache; `max_open` bounds the mappings then.
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,12 @@ from gpt_core.data.index import INDEX, ShardEntry, Side, read_index
 from gpt_core.data.shards import ShardMetadata, TokenShard
 from gpt_core.errors import ArtifactError, UserError
 
-Locate = Callable[[ShardEntry], Path]
+Locate = Callable[[ShardEntry], AbstractContextManager[Path]]  # inside it, the file stays where it is
+
+
+def locate_in(root: Path) -> Locate:
+    """Shards that stand below the folder `root`, which nobody changes."""
+    return lambda entry: nullcontext(root / entry.path)
 
 
 class ShardSet:
@@ -76,8 +82,7 @@ class ShardSet:
             if source not in sources:
                 raise UserError(f"no {side} shard holds the source {source!r}; there are: {', '.join(sources)}")
             entries = tuple(entry for entry in entries if entry.source == source)
-        root = artifact.root
-        return cls(entries, index.metadata, locate=locate or (lambda entry: root / entry.path), max_open=max_open)
+        return cls(entries, index.metadata, locate=locate or locate_in(artifact.root), max_open=max_open)
 
     def choose(self, numbers: Iterable[int]) -> "ShardSet":
         """The shards with these numbers, in this order, as a set of their own. Nothing is opened."""
@@ -139,7 +144,8 @@ class ShardSet:
     def _map(self, number: int) -> None:
         """The shard is mapped and is what the index says, or ArtifactError names it."""
         entry = self.entries[number]
-        shard = TokenShard(self._locate(entry))
+        with self._locate(entry) as path:
+            shard = TokenShard(path)
         for what, found, wanted in (
             ("tokenizer", shard.metadata.tokenizer_digest[:12], self.metadata.tokenizer_digest[:12]),
             ("vocabulary", shard.metadata.vocab_size, self.metadata.vocab_size),

@@ -257,3 +257,30 @@ def test_every_recipe_of_the_project_is_valid() -> None:
     for path in DEMO.parent.glob("*.yaml"):
         assert load_recipe(path).name == path.stem
         assert yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("http://host/x", "is no s3://bucket/folder, gs://bucket/folder or file:///folder"),
+        ("bucket/x", "is no s3://bucket/folder"),
+        ("s3:///x", "names no bucket; write s3://bucket/folder"),
+        ("file://folder/x", "is no absolute folder; write file:///folder"),
+        ("s3://key:hush@bucket/x", "leave out user:password@, port and query: credentials and the endpoint come from"),
+        ("s3://key:hu/sh@bucket/x", "leave out user:password@"),
+        ("s3://hush@bucket/x", "leave out user:password@"),
+        ("s3://bucket/x?secret=hush", "leave out user:password@, port and query"),
+    ],
+)
+def test_a_place_for_copies_is_a_folder_without_a_secret(uri: str, problem: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(put(resolved_demo(), ("cluster", "train", "shards_from"), uri), origin="r")
+    assert "cluster.train.shards_from: " in str(error.value)
+    assert problem in str(error.value)
+    assert "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/a/b/", "gs://bucket/x", "file:///mnt/x"])
+def test_a_place_for_copies_is_taken_as_it_is(uri: str) -> None:
+    recipe = parse_recipe(put(resolved_demo(), ("cluster", "train", "shards_from"), uri), origin="r")
+    assert recipe.cluster.train.shards_from == uri

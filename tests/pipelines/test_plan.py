@@ -70,6 +70,9 @@ CHANGES = [
     ("cluster.spark.partitions=3", []),
     ("cluster.train.zero_stage=1", []),
     ("cluster.train.micro_batch_sequences=1", []),
+    ("cluster.train.shards_from=s3://bucket/shards", []),
+    ("cluster.train.shard_cache=elsewhere", []),
+    ("cluster.train.shard_cache_bytes=1000", []),
     ("tracking.experiment=other", []),
 ]
 
@@ -176,6 +179,26 @@ def test_a_damaged_output_is_made_again_and_the_damage_named(tmp_path: Path) -> 
     again = make_plan(recipe)[0]
     assert again.action == "run"
     assert "file: has 3 bytes, the manifest says 4" in again.why
+
+
+def test_shards_that_stand_in_a_copy_need_not_stand_locally(tmp_path: Path) -> None:
+    recipe, remote = demo(tmp_path), demo(tmp_path, "cluster.train.shards_from=s3://bucket/x")
+    (shards,) = [planned for planned in make_plan(recipe) if planned.stage.name == "shards"]
+    (shards.output / "train").mkdir(parents=True)
+    (shards.output / "train" / "shard-00000.arrow").write_text("tokens")
+    (shards.output / "index.json").write_text("{}")
+    write_output(shards.output, "shards", identity=shards.identity)
+    (shards.output / "train" / "shard-00000.arrow").unlink()
+
+    actions = [{p.stage.name: p.action for p in make_plan(given)}["shards"] for given in (recipe, remote)]
+    assert actions == ["run", "skip"]
+    (shards.output / "index.json").unlink()
+    assert {p.stage.name: p.action for p in make_plan(remote)}["shards"] == "run"
+
+
+def test_the_folder_of_the_cache_is_made_absolute(tmp_path: Path) -> None:
+    recipe = demo(tmp_path, "cluster.train.shard_cache=somewhere")
+    assert recipe.cluster.train.shard_cache == str(ROOT / "somewhere")
 
 
 def test_stages_left_out_are_said_to_be(tmp_path: Path) -> None:

@@ -95,3 +95,22 @@ def test_verify_names_every_damaged_shard(project: Project, whole: Path, tmp_pat
     assert f"{missing}: is missing, the manifest says" in done.stderr
     assert "2 damaged; delete" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_shards_that_were_pushed_and_deleted_are_read_from_their_copy(
+    project: Project, whole: Path, tmp_path: Path
+) -> None:
+    workspace, uri = tmp_path / "copy", f"file://{tmp_path}/bucket"
+    shutil.copytree(whole, workspace, symlinks=True)
+    pushed = shards(project, workspace, "push", uri)
+    assert pushed.returncode == 0, pushed.stderr
+    root = workspace / "shards" / project.artifact(whole, "shards").root.name
+    for side in ("train", "validation"):
+        shutil.rmtree(root / side)
+    remote = ("--set", f"cluster.train.shards_from={uri}")
+    assert "nothing to do" in project.run(workspace, *remote)
+    near = shards(project, whole, "trace", "--sample", "57").stdout
+    assert shards(project, workspace, "trace", "--sample", "57", *remote).stdout == near
+    assert len(list((workspace / "shard-cache").glob("*.arrow"))) == 1  # what it needs, no more
+    rerun = project.run(workspace, "--until", "pretrain", "--set", "pretrain.seed=9", *remote)
+    assert "made now   pretrain" in rerun

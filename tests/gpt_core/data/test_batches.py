@@ -1,6 +1,7 @@
 """What a step reads: the seed's order for any number of ranks, mixed, packed and shuffled as the recipe says."""
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_core.data.batches import Batch, TrainingSamples, ValidationWindows
+from gpt_core.data.index import ShardEntry
 from gpt_core.data.order import SampleOrder
 from gpt_core.data.shard_set import ShardSet
 from gpt_core.errors import UserError
@@ -70,6 +72,16 @@ def test_every_id_but_the_first_is_a_target_once_an_epoch(shards: ShardSet) -> N
     assert epoch.targets.tolist() == epoch.ids[:, 1:].tolist()
     assert epoch.positions is None
     assert samples.n_targets(5) == 96
+
+
+def test_the_bytes_shuffled_together_are_those_of_the_largest_groups(sources: ShardSet) -> None:
+    sizes = {entry.path: 10**number for number, entry in enumerate(sources.entries)}  # a: 1, 10, 100; b: 1000, ...
+    assert make(sources).bytes_together(sizes) == 111_111
+    assert make(sources, shuffle_shards=2).bytes_together(sizes) == 110_000
+    mixed = {"a": MixtureSource(weight=3), "b": MixtureSource(weight=1), "c": MixtureSource(weight=0)}
+    assert make(sources, mixture=mixed).bytes_together(sizes) == 11_111
+    assert make(sources, mixture=mixed, shuffle_shards=2).bytes_together(sizes) == 100 + 11_000
+    assert make(sources, mixture=mixed, shuffle_shards=1).bytes_together(sizes) == 100 + 10_000
 
 
 def test_windows_come_in_the_order_of_the_seed(shards: ShardSet) -> None:
@@ -174,9 +186,9 @@ def test_groups_bound_the_shards_that_are_mapped(tmp_path: Path) -> None:
     located: list[str] = []
     index = write_shards(tmp_path, {"s": count_up([100] * 12)})
 
-    def locate(entry: object) -> Path:
-        located.append(str(entry))
-        return tmp_path / entry.path  # type: ignore[attr-defined,no-any-return]
+    def locate(entry: ShardEntry) -> AbstractContextManager[Path]:
+        located.append(entry.path)
+        return nullcontext(tmp_path / entry.path)
 
     shards = ShardSet(index.train, index.metadata, locate=locate, max_open=4)
     samples = make(shards, shuffle_shards=3)

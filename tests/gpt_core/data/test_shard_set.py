@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from stage_output import write_output
 
 from gpt_core.data.index import ShardEntry, ShardIndex, write_index
-from gpt_core.data.shard_set import ShardSet
+from gpt_core.data.shard_set import ShardSet, locate_in
 from gpt_core.data.shards import ShardMetadata
 from gpt_core.errors import ArtifactError, UserError
 from tiny_shards import METADATA, count_up, open_train, write_documents, write_shards
@@ -85,9 +86,9 @@ def test_a_shard_is_located_when_a_token_of_it_is_read(tmp_path: Path) -> None:
     index = write_shards(tmp_path, {"a": count_up(SIZES)})
     located: list[str] = []
 
-    def locate(entry: ShardEntry) -> Path:
+    def locate(entry: ShardEntry) -> AbstractContextManager[Path]:
         located.append(entry.path[-7:-6])
-        return tmp_path / entry.path
+        return nullcontext(tmp_path / entry.path)
 
     shards = ShardSet(index.train, METADATA, locate=locate)
     assert located == []
@@ -100,7 +101,7 @@ def test_a_shard_is_located_when_a_token_of_it_is_read(tmp_path: Path) -> None:
 def test_ten_thousand_shards_open_in_a_moment() -> None:
     entries = [ShardEntry(f"train/s/{number}.arrow", "s", 10**5, 10**8) for number in range(10_000)]
     started = time.process_time()
-    shards = ShardSet(entries, METADATA, locate=lambda entry: Path(entry.path))
+    shards = ShardSet(entries, METADATA, locate=locate_in(Path()))
     assert time.process_time() - started < 0.5
     assert shards.n_tokens == 10**12
 
@@ -109,9 +110,9 @@ def test_the_mappings_used_least_recently_are_dropped(tmp_path: Path) -> None:
     index = write_shards(tmp_path, {"a": count_up([4] * 6)})
     located: list[int] = []
 
-    def locate(entry: ShardEntry) -> Path:
+    def locate(entry: ShardEntry) -> AbstractContextManager[Path]:
         located.append(index.train.index(entry))
-        return tmp_path / entry.path
+        return nullcontext(tmp_path / entry.path)
 
     shards = ShardSet(index.train, METADATA, locate=locate, max_open=2)
     row = [i for number in range(6) for i in (4 * number + 1, 4 * number + 2, 4 * number + 3, 0)]
@@ -161,7 +162,7 @@ def test_a_shard_that_is_not_what_the_index_says_is_named(
     tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     index = write_shards(tmp_path, {"a": count_up([4, 4])})
-    shards = ShardSet(index.train, replace(METADATA, **change), locate=lambda entry: tmp_path / entry.path)
+    shards = ShardSet(index.train, replace(METADATA, **change), locate=locate_in(tmp_path))
     with pytest.raises(ArtifactError, match=rf"shard-00001\.arrow: {message}; run the stage shards again"):
         shards.gather(np.array([4]), 2)
 
