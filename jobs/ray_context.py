@@ -48,7 +48,12 @@ def ray_context(cluster: RayCluster) -> Iterator[None]:
 
 
 def _local_arguments(cluster: RayCluster, temporary: Path) -> dict[str, Any]:
-    """Of ray.init for a Ray that nobody else can reach: loopback, and a token that is written nowhere."""
+    """Of ray.init for a Ray that nobody else can reach: loopback, and a token that is written nowhere.
+
+    For the address 127.0.0.1 Ray takes the machine's own and then serves every interface, except where this variable
+    is 0, as it is by default on macOS and Windows.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -1,68 +1,19 @@
 """The shards job on a real, local Ray: the same bytes however the documents come in and whoever carries them."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from shards_job import DOCUMENTS, ROOT, TEXT_BYTES, run_job, whole, write_dedup, write_tokenizer
 from stage_output import write_output
 
-from gpt_core.artifact import Artifact, open_artifact
+from gpt_core.artifact import Artifact
 from gpt_core.errors import SetupError
-from gpt_core.recipe import Tokenizer as Settings
 from gpt_core.tokenizer.tokenizer import Tokenizer
-from gpt_core.tokenizer.train import train_tokenizer
 from jobs.ray_context import _require_listener
-
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = [(f"id-{i}", f"document {i} <|endoftext|> " + "text " * (i % 50), f"source-{i % 3}") for i in range(300)]
-TEXT_BYTES = sum(len(text) for _, text, _ in DOCUMENTS)
-
-
-def write_dedup(root: Path, documents: list[tuple[str, str, str]], *, files: int, text_bytes: int = TEXT_BYTES) -> Path:
-    (root / "documents").mkdir(parents=True)
-    for part in range(files):
-        ids, texts, sources = zip(*documents[part::files], strict=True)
-        table = pa.table({"id": ids, "text": texts, "source": sources, "language": ["en"] * len(ids)})
-        pq.write_table(table, root / "documents" / f"part-{part}.parquet", row_group_size=37)
-    return write_output(root, "dedup", {"documents_kept": len(documents), "text_bytes_kept": text_bytes}).root
-
-
-def write_tokenizer(root: Path) -> Path:
-    root.mkdir()
-    train_tokenizer([[text for _, text, _ in DOCUMENTS]], Settings(vocab_size=300)).save(root)
-    return write_output(root, "tokenizer", {}).root
-
-
-def run_job(
-    output: Path, dedup: Path, tokenizer: Path, *, cwd: Path, **ray: int | str
-) -> subprocess.CompletedProcess[str]:
-    output.mkdir()
-    recipe = {
-        "name": "test",
-        "corpus": {"inputs": [{"path": "corpus.jsonl"}]},
-        "shards": {"validation_fraction": 0.2, "shard_text_bytes": 1_000_000},
-        "cluster": {"ray": {"object_store_bytes": 100_000_000, **ray}},
-    }
-    (output / "recipe.json").write_text(json.dumps(recipe))
-    (output / "identity.json").write_text("{}")
-    arguments = ["--recipe", output / "recipe.json", "--output", output]
-    inputs = ["--inputs", f"dedup={dedup}", f"tokenizer={tokenizer}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "jobs.tokenize_corpus", *map(str, arguments), *inputs]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
-
-
-def whole(output: Path) -> Artifact:
-    artifact = open_artifact(output)
-    assert artifact is not None
-    return artifact
 
 
 @pytest.mark.ray

@@ -1,0 +1,66 @@
+"""The shards job by hand: a dedup output and a tokenizer to read, and the job as a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from stage_output import write_output
+
+from gpt_core.artifact import Artifact, open_artifact
+from gpt_core.fingerprint import Json
+from gpt_core.recipe import Tokenizer as Settings
+from gpt_core.tokenizer.train import train_tokenizer
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [(f"id-{i}", f"document {i} <|endoftext|> " + "text " * (i % 50), f"source-{i % 3}") for i in range(300)]
+TEXT_BYTES = sum(len(text) for _, text, _ in DOCUMENTS)
+
+
+def write_dedup(root: Path, documents: list[tuple[str, str, str]], *, files: int, text_bytes: int = TEXT_BYTES) -> Path:
+    (root / "documents").mkdir(parents=True)
+    for part in range(files):
+        ids, texts, sources = zip(*documents[part::files], strict=True)
+        table = pa.table({"id": ids, "text": texts, "source": sources, "language": ["en"] * len(ids)})
+        pq.write_table(table, root / "documents" / f"part-{part}.parquet", row_group_size=37)
+    counts = {"documents_kept": len(documents), "duplicates_exact": 0, "duplicates_fuzzy": 0}
+    return write_output(root, "dedup", {**counts, "text_bytes_kept": text_bytes}).root
+
+
+def write_tokenizer(root: Path) -> Path:
+    root.mkdir()
+    train_tokenizer([[text for _, text, _ in DOCUMENTS]], Settings(vocab_size=300)).save(root)
+    return write_output(root, "tokenizer", {}).root
+
+
+def prepare(output: Path, **ray: Json) -> None:
+    """The output folder as the runner leaves it to the job."""
+    output.mkdir(parents=True)
+    recipe = {
+        "name": "test",
+        "corpus": {"inputs": [{"path": "corpus.jsonl"}]},
+        "shards": {"validation_fraction": 0.2, "shard_text_bytes": 1_000_000},
+        "cluster": {"ray": {"object_store_bytes": 100_000_000, **ray}},
+    }
+    (output / "recipe.json").write_text(json.dumps(recipe))
+    (output / "identity.json").write_text("{}")
+
+
+def run_job(
+    output: Path, dedup: Path, tokenizer: Path, *, cwd: Path, **ray: int | str
+) -> "subprocess.CompletedProcess[str]":
+    prepare(output, **ray)
+    arguments = ["--recipe", output / "recipe.json", "--output", output]
+    inputs = ["--inputs", f"dedup={dedup}", f"tokenizer={tokenizer}"]
+    command = [sys.executable, "-m", "jobs.tokenize_corpus", *map(str, arguments), *inputs]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+
+
+def whole(output: Path) -> Artifact:
+    artifact = open_artifact(output)
+    assert artifact is not None
+    return artifact
