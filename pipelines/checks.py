@@ -11,11 +11,16 @@ from pipelines.plan import PlannedStage
 
 
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
-    """The inputs of what will run are there, Java is, and every label can be used. Raises UserError where not."""
+    """The inputs of what will run are there, Java and Ray's Jobs API too, and every label can be used.
+
+    Raises UserError where not.
+    """
     require_inputs(plan)
     waiting = [planned for planned in plan if planned.action == "run"]
     if any(planned.stage.engine == "spark" for planned in waiting):
         require_java()
+    if any(planned.stage.engine == "ray" for planned in waiting):
+        check_ray_jobs(recipe)
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
 
@@ -46,6 +51,14 @@ def check_labels(recipe: Recipe) -> None:
     names = label_names(train)
     for rows in others:
         require_known_labels(rows, names)
+
+
+def check_ray_jobs(recipe: Recipe) -> None:
+    """The recipe's Jobs API, if it names one, lets us in. Raises SetupError that says why not."""
+    if recipe.cluster.ray.jobs_address is not None:
+        from jobs.ray_submission import connect  # loads ray
+
+        connect(recipe.cluster.ray.jobs_address)
 
 
 def require_java() -> None:

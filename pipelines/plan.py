@@ -15,7 +15,7 @@ from gpt_core.artifact import Artifact, open_artifact, write_atomically
 from gpt_core.errors import ArtifactError, InputError, RecipeError
 from gpt_core.fingerprint import SHORT, Json, file_sha256, fingerprint
 from gpt_core.recipe import Recipe
-from jobs.launch import LaunchSpec, local_command
+from jobs.launch import LaunchSpec, native_command, stop_command
 from pipelines.gpt import stages_of
 from pipelines.stage import RawFile, Stage
 
@@ -31,6 +31,7 @@ class PlannedStage:
     output: Path
     inputs: dict[str, Path]
     command: list[str]
+    stop_command: list[str] | None  # of a job that outlives the command
     artifact: Artifact | None
     action: Literal["run", "skip", "left out"]
     why: str
@@ -76,7 +77,8 @@ def make_plan(recipe: Recipe, *, only: str | None = None, until: str | None = No
             identity=identity,
             output=output,
             inputs=inputs,
-            command=local_command(spec, recipe.cluster),
+            command=native_command(spec, recipe.cluster),
+            stop_command=stop_command(spec, recipe.cluster),
             artifact=artifact,
             action=action,
             why=why,
