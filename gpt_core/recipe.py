@@ -477,7 +477,12 @@ class SparkCluster(Section):
 class RayCluster(Section):
     """Where shards are made."""
 
-    address: Text | None = Field(None, description="Address of a running cluster; default: start a local one.")
+    jobs_address: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")] | None = Field(
+        None, description="Ray's Jobs API, http://HOST:8265: the stage is a job there; default: a process here."
+    )
+    address: Text | None = Field(
+        None, description="A running cluster that the process here joins; default: it starts a local one."
+    )
     cpus: PositiveInt | None = Field(None, description="CPUs of the local Ray; default: all.")
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] = Field(500_000_000, description="Of the local Ray.")
 

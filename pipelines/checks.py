@@ -11,7 +11,7 @@ from pipelines.plan import PlannedStage
 
 
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
-    """The inputs of what will run are there, Java is, and tokenizer, labels and remote shards can be used.
+    """The inputs of what will run are there; Java, Ray's Jobs API, tokenizer, labels and remote shards can be used.
 
     Raises UserError where not, and ArtifactError for a copy of the shards that is not whole.
     """
@@ -21,6 +21,8 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
         require_java()
     if any(planned.stage.name == "tokenizer" for planned in waiting):
         check_tokenizer(recipe)
+    if any(planned.stage.engine == "ray" for planned in waiting):
+        check_ray_jobs(recipe)
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
     require_shards(recipe, plan)
@@ -81,6 +83,14 @@ def require_shards(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
     from gpt_core.data.remote import require_copy  # fsspec
 
     require_copy(uri, shards.artifact.manifest)
+
+
+def check_ray_jobs(recipe: Recipe) -> None:
+    """The recipe's Jobs API, if it names one, lets us in. Raises SetupError that says why not."""
+    if recipe.cluster.ray.jobs_address is not None:
+        from jobs.ray_submission import connect  # loads ray
+
+        connect(recipe.cluster.ray.jobs_address)
 
 
 def require_java() -> None:

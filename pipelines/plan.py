@@ -16,7 +16,7 @@ from gpt_core.data.remote import folders_elsewhere
 from gpt_core.errors import ArtifactError, InputError, RecipeError
 from gpt_core.fingerprint import SHORT, Json, file_sha256, fingerprint
 from gpt_core.recipe import Recipe
-from jobs.launch import LaunchSpec, local_command
+from jobs.launch import LaunchSpec, native_command, stop_command
 from pipelines.gpt import stages_of
 from pipelines.stage import RawFile, Stage
 
@@ -32,6 +32,7 @@ class PlannedStage:
     output: Path
     inputs: dict[str, Path]
     command: list[str]
+    stop_command: list[str] | None  # of a job that outlives the command
     artifact: Artifact | None
     action: Literal["run", "skip", "left out"]
     why: str
@@ -82,7 +83,8 @@ def make_plan(recipe: Recipe, *, only: str | None = None, until: str | None = No
             identity=identity,
             output=output,
             inputs=inputs,
-            command=local_command(spec, recipe.cluster),
+            command=native_command(spec, recipe.cluster),
+            stop_command=stop_command(spec, recipe.cluster),
             artifact=artifact,
             action=action,
             why=why,
