@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt_core.errors import SetupError, StageError
+from gpt_core.errors import GptmillError, SetupError, StageError
 from gpt_core.recipe import RayCluster
 
 CONNECT_SECONDS = 10.0
@@ -23,7 +23,8 @@ def ray_context(cluster: RayCluster) -> Iterator[None]:
 
     A job of Ray's Jobs API joins the cluster it was submitted to, whatever `cluster.address` says. Any other process
     joins the one at that address, or starts a private one. Ray reads its settings when it is first imported, hence
-    only here. Raises SetupError where no Ray answers and StageError for what fails inside Ray.
+    only here. Raises SetupError where no Ray answers, a task's own GptmillError, and StageError for what else fails
+    inside Ray.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # under `uv run` Ray would upload the working folder
@@ -49,7 +50,7 @@ def ray_context(cluster: RayCluster) -> Iterator[None]:
         try:
             yield
         except ray.exceptions.RayError as error:
-            raise StageError(f"a Ray task failed: {_last_line(error)}") from error
+            raise _own_error(error) or StageError(f"a Ray task failed: {_last_line(error)}") from error
 
 
 def _local_arguments(cluster: RayCluster, temporary: Path) -> dict[str, Any]:
@@ -93,6 +94,16 @@ def _temporary_folder() -> contextlib.AbstractContextManager[str]:
     short = len(tempfile.gettempdir()) <= LONGEST_TEMPORARY
     parent = tempfile.gettempdir() if short else "/tmp"  # noqa: S108  mkdtemp's folder is private
     return tempfile.TemporaryDirectory(prefix="gptmill-", dir=parent, ignore_cleanup_errors=True)
+
+
+def _own_error(error: BaseException) -> GptmillError | None:
+    """The error of ours that a task ended with, out of Ray's wrappings."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, GptmillError) and not hasattr(found, "cause"):
+            return found
+        found = getattr(found, "cause", None) or found.__cause__
+    return None
 
 
 def _last_line(error: BaseException) -> str:

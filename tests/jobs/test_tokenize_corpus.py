@@ -145,7 +145,7 @@ def test_two_documents_of_one_id_exit_1_with_the_id(tmp_path: Path) -> None:
     twice = [*DOCUMENTS, ("id-7", "another text", "source-1")]
     done = run_job(tmp_path / "out", write_dedup(tmp_path / "dedup", twice, files=2), tokenizer)
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("two documents have the id 'id-7'; run the stage dedup again")
+    assert done.stderr.splitlines()[-1] == "error: two documents have the id 'id-7'; run the stage dedup again"
     assert "Traceback" not in done.stderr
 
 
