@@ -7,7 +7,13 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gptmill-bench"
 DATATROVE = ("datatrove-0.10.1", "datatrove[io,processing]==0.10.1", "spacy>=3.8,<4")
-STREAMING = ("mosaicml-streaming-0.13.0", "torch==2.14.1", "torchvision==0.29.1", "mosaicml-streaming==0.13.0")
+STREAMING = (
+    "mosaicml-streaming-0.13.0",
+    "mosaicml-streaming==0.13.0",
+    "torch==2.14.1",
+    "torchvision==0.29.1",
+    "pyarrow",
+)
 
 
 def datatrove_python() -> Path:

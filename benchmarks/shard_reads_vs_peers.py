@@ -1,28 +1,32 @@
 """Claim: 600,000 random reads of 2,049 tokens a CPU-second, at 2.02 bytes a token on disk.
 
     make bench NAME=shard_reads_vs_peers
-    python benchmarks/shard_reads_vs_peers.py --megabytes 240 --reads 64000 --runs 5
+    python benchmarks/shard_reads_vs_peers.py --copies 24 --reads 64000 --runs 5
 
 Windows of 2,049 ids out of page-cached shards, as the shards job wrote them, into batches of int64, one process. The
-peers have the same ids: mosaicml-streaming (MDS), an Arrow file with a record batch a sample, and numpy.memmap over a
-bare file. `peer` is the fastest of MDS and Arrow; memmap, which knows no document, is printed beside them. `same_work`:
-all read the same random samples with the same checksum.
+texts are the chapters and addresses of data/demo, 20 kB each, so many times over, every copy with its own ids. Beside
+the ids of its tokens a document takes 12 bytes and its name: short documents with long names take more bytes a token.
+The peers have the same ids: mosaicml-streaming (MDS), an Arrow file with a record batch a sample, and numpy.memmap over
+a bare file. `peer` is the faster of MDS and Arrow; memmap, which knows no document, is printed beside them.
+`same_work`: all read the same random samples with the same checksum, and ours take at most MOST_BYTES a token.
 """
 
 import argparse
+import gzip
 import json
 import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import corpus
 import numpy as np
 from peers import CACHE, streaming_python
 from shard_readers import BATCH
-from shard_stage import run_shards, tokenizer_of, write_documents
+from shard_stage import Row, run_shards, tokenizer_of, write_documents
+from stages import ROOT
 
 from gpt_core.artifact import Artifact
 from gpt_core.data.shard_set import ShardSet
@@ -34,17 +38,18 @@ PEERS = ("mds", "arrow", "memmap")
 def main() -> None:
     """Print each run's rates, then the claim as one line of JSON."""
     parser = argparse.ArgumentParser(description="Random reads of token windows.")
-    parser.add_argument("--megabytes", type=float, default=1e6, help="of text; there are some 240")
+    parser.add_argument("--copies", type=int, default=24, help="of 12 MB of text")
     parser.add_argument("--reads", type=int, default=1000 * BATCH, help="in a run")
     parser.add_argument("--runs", type=int, default=5, help="of each, by turns")
     arguments = parser.parse_args()
-    rows = [(row["id"], row["text"], row["source"]) for row in corpus.read(corpus.load(arguments.megabytes))]
+    long = list(long_documents())
+    rows = [(f"{key}.{copy}", text, source) for copy in range(arguments.copies) for key, text, source in long]
     rates: dict[str, list[float]] = {name: [] for name in ("ours", *PEERS)}
     same_work = True
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         work = Path(name)
         write_documents(work / "dedup", rows)
-        artifact, _ = run_shards(work / "shards", work / "dedup", tokenizer_of([text for _, text, _ in rows]))
+        artifact, _ = run_shards(work / "shards", work / "dedup", tokenizer_of([text for _, text, _ in long]))
         shards = ShardSet.open(artifact, "train")
         count = shards.n_tokens // LENGTH
         shards.gather(np.array([0]), count * LENGTH).astype(np.uint16).tofile(work / "tokens.bin")
@@ -82,6 +87,14 @@ def main() -> None:
             }
         )
     )
+
+
+def long_documents() -> Iterator[Row]:
+    """The chapters and addresses of data/demo."""
+    for name in ("novels", "speeches"):
+        with gzip.open(ROOT / f"data/demo/{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
+            for record in map(json.loads, lines):
+                yield record["id"], record["text"], record["source"]
 
 
 def read_ours(shards: ShardSet, count: int, reads: int, *, seed: int) -> tuple[float, int]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import numba
 import xxhash
 
-PACKAGES = ("text", "data")
+PACKAGES = ("text", "tokenizer", "data")
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 

@@ -8,13 +8,20 @@ are configured with is derived from here. recipe_file.py reads recipes and words
 Sources of defaults: [gopher] Rae et al. 2021, table A1; [c4] Raffel et al. 2020, section 2.2; [fineweb] Penedo et
 al. 2024, sections 3.2 to 3.6; [minhash] the same, section 3.4; [lines] Wenzek et al. 2020 (CCNet), section 3.1;
 [gpt1] Radford et al. 2018, section 4.1; [gpt2] Radford et al. 2019; [gpt3] Brown et al. 2020, section C;
-[repeat] Muennighoff et al. 2023, "Scaling data-constrained language models"; [packing] Ding et al. 2024, "Fewer
-truncations improve language modeling".
+[cl100k] OpenAI's tiktoken, encoding cl100k_base; [repeat] Muennighoff et al. 2023, "Scaling data-constrained
+language models"; [packing] Ding et al. 2024, "Fewer truncations improve language modeling".
 """
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from gpt_core.store_uri import store_uri_problem
 
@@ -263,12 +270,49 @@ class Dedup(Section):
 
 
 class Tokenizer(Section):
-    """Byte-level BPE, pre-tokenized as GPT-2 does [gpt2]."""
+    """Byte-level BPE, learned from a sample of the documents, or with `path` an existing tokenizer of any kind."""
 
+    path: Text | None = Field(
+        None, description="A tokenizer.json, or a folder with one or with vocab.json and merges.txt; null: learn one."
+    )
+    pre_tokenizer: Literal["gpt2", "cl100k"] = Field(
+        "gpt2", description="How text is split before merging: as GPT-2 does [gpt2], or as GPT-4 does [cl100k]."
+    )
     vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] = Field(32_768, description="Tokens, special ones in.")
     min_frequency: PositiveInt = Field(2, description="Fewest occurrences of a merged pair.")
     sample_bytes: PositiveInt = Field(512_000_000, description="UTF-8 bytes of text the merges are learned from.")
+    special_tokens: tuple[Text, ...] = Field((), description="Tokens for later use, which no text ever gives.")
     end_of_text: Text = Field("<|endoftext|>", description="The token that closes every document.")
+
+    @model_validator(mode="after")
+    def _tokens_fit(self) -> Self:
+        fixed = [name for name in LEARNED if name in self.model_fields_set]
+        if self.path is not None and fixed:
+            raise ValueError(
+                f"tokenizer.{fixed[0]} is given beside tokenizer.path={self.path!r}, whose files say all but "
+                f"end_of_text; leave out {' and '.join(fixed)}, or the path to learn a tokenizer"
+            )
+        marks = [*self.special_tokens, self.end_of_text]
+        twice = next((mark for mark in marks if marks.count(mark) > 1), None)
+        if twice is not None:
+            other = "tokenizer.end_of_text" if twice == self.end_of_text else "given twice"
+            raise ValueError(f"tokenizer.special_tokens: {twice!r} is {other}; name every token once")
+        least = 256 + len(marks)
+        if self.path is None and self.vocab_size < least:
+            raise ValueError(
+                f"tokenizer.vocab_size={self.vocab_size} must be at least {least}: 256 bytes, "
+                f"{len(self.special_tokens)} special tokens and the end of text"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _decisions(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """What is learned is no decision where nothing is learned; so a written recipe can be read again."""
+        tree: dict[str, object] = write(self)
+        return {name: value for name, value in tree.items() if self.path is None or name not in LEARNED}
+
+
+LEARNED = ("pre_tokenizer", "vocab_size", "min_frequency", "sample_bytes", "special_tokens")  # without tokenizer.path
 
 
 class Shards(Section):
@@ -354,12 +398,12 @@ class Pretrain(Optimization):
     packing: Literal["windows", "best_fit"] = Field(
         "windows",
         description="`windows`: all tokens in a row, cut every T. `best_fit`: whole documents, best-fit decreasing; "
-        "only those longer than T + 1 are cut [packing].",
+        "only those longer than T + 1 are cut; opens every shard at the start [packing].",
     )
     shuffle_shards: PositiveInt | None = Field(
         None,
-        description="Shuffle within so many neighbouring shards at a time, for shards that come from afar; "
-        "default: within all.",
+        description="Shuffle within so many neighbouring shards at a time (of each source of the mixture), for shards "
+        "that come from afar; default: within all.",
     )
     warmup_tokens: NonNegativeInt = Field(0, description="Tokens of linear warm-up.")
     final_learning_rate: Fraction = Field(0.1, description="Share of the peak that the schedule ends at.")
@@ -433,7 +477,12 @@ class SparkCluster(Section):
 class RayCluster(Section):
     """Where shards are made."""
 
-    address: Text | None = Field(None, description="Address of a running cluster; default: start a local one.")
+    jobs_address: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")] | None = Field(
+        None, description="Ray's Jobs API, http://HOST:8265: the stage is a job there; default: a process here."
+    )
+    address: Text | None = Field(
+        None, description="A running cluster that the process here joins; default: it starts a local one."
+    )
     cpus: PositiveInt | None = Field(None, description="CPUs of the local Ray; default: all.")
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] = Field(500_000_000, description="Of the local Ray.")
 

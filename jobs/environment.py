@@ -1,8 +1,17 @@
-"""Environment variables for a while: some libraries take settings through nothing else."""
+"""Environment variables: what a job needs to find this code, and settings that libraries take in no other way."""
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+
+
+def python_environment() -> dict[str, str]:
+    """What makes this code importable from any folder, and nothing of that folder instead of it."""
+    root, path = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")
+    if root not in path.split(os.pathsep):
+        path = os.pathsep.join(filter(None, [root, path]))
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 @contextmanager

@@ -98,20 +98,25 @@ def run_job(
     arguments = _parse_arguments(stage, argv)
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
-    _end_with_runner()
+    end_with_runner()
     try:
         _attempt(stage, make, arguments, rank, frozenset(keeps))
     except GptmillError as error:
-        kind = "user" if isinstance(error, UserError) else "stage"
-        if arguments.output.is_dir():
-            write_json(arguments.output / ERROR, {"kind": kind, "message": str(error)})
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        end_with_error(error, arguments.output)
     if UNDER_TORCHRUN in os.environ:  # gloo's threads now and then abort in the interpreter's teardown
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)
     sys.exit(0)
+
+
+def end_with_error(error: GptmillError, output: Path) -> NoReturn:
+    """The process ends with the error's exit code; error.json and stderr say why."""
+    kind = "user" if isinstance(error, UserError) else "stage"
+    if output.is_dir():
+        write_json(output / ERROR, {"kind": kind, "message": str(error)})
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def _parse_arguments(stage: str, argv: list[str] | None) -> argparse.Namespace:
@@ -259,7 +264,7 @@ class _Usage:
         return max(sum(centiseconds), sum(self.seen_centiseconds.values())) / 100, self.peak_bytes
 
 
-def _end_with_runner() -> None:
+def end_with_runner() -> None:
     """Where a local runner started this process, the process ends when that runner is gone."""
     pid = os.environ.get(RUNNER_PID)
     if pid is None:

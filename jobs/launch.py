@@ -1,5 +1,6 @@
-"""From a stage to the native command that makes it. Local processes so far; clusters come beside them here."""
+"""From a stage to the native command that makes it: a local process, torchrun, or a job of Ray's Jobs API."""
 
+import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from gpt_core.recipe import Cluster
 from jobs.job import RECIPE
 
 Engine = Literal["spark", "ray", "deepspeed", "python"]
+PLACE_DIGITS = 6  # of the output path's SHA-256 in a submission id
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,42 @@ class LaunchSpec:
     output: Path
 
 
-def local_command(spec: LaunchSpec, cluster: Cluster) -> list[str]:
-    """The command that runs the job on this machine; DeepSpeed's jobs run under torchrun, a process a rank."""
+def native_command(spec: LaunchSpec, cluster: Cluster) -> list[str]:
+    """The command that makes the output and ends with the job's outcome.
+
+    A process on this machine; DeepSpeed's jobs run under torchrun, a process a rank; with `cluster.ray.jobs_address`
+    Ray's jobs are submitted, and the command follows them.
+    """
     arguments = ["--recipe", str(spec.output / RECIPE), "--output", str(spec.output)]
     if spec.inputs:
         arguments += ["--inputs", *(f"{name}={path}" for name, path in spec.inputs.items())]
+    launcher: list[str] = []
     if spec.engine == "deepspeed":
         ranks = str(cluster.train.processes)
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
-        return [sys.executable, *torchrun, "-m", spec.module, *arguments]
-    return [sys.executable, "-m", spec.module, *arguments]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
+    command = [sys.executable, *launcher, "-m", spec.module, *arguments]
+    submission = _submission(spec, cluster)
+    return [*submission, "--output", str(spec.output), "--", *command] if submission else command
+
+
+def stop_command(spec: LaunchSpec, cluster: Cluster) -> list[str] | None:
+    """The command that stops the job where interrupting `native_command` leaves it running; None elsewhere."""
+    submission = _submission(spec, cluster)
+    return [*submission, "--stop"] if submission else None
+
+
+def submission_id(output: Path) -> str:
+    """The name of a stage's job in a cluster's Jobs API: the same for every attempt to make this output here.
+
+    The stage and its fingerprint are the output's last two names. The path's digest keeps apart the workspaces that
+    share a cluster: who attaches to a job waits for a manifest in the folder that this job writes.
+    """
+    place = hashlib.sha256(str(output).encode()).hexdigest()[:PLACE_DIGITS]
+    return f"gptmill-{output.parent.name}-{output.name}-{place}"
+
+
+def _submission(spec: LaunchSpec, cluster: Cluster) -> list[str]:
+    if spec.engine != "ray" or cluster.ray.jobs_address is None:
+        return []
+    name = submission_id(spec.output)
+    return [sys.executable, "-m", "jobs.ray_submission", "--address", cluster.ray.jobs_address, "--id", name]

@@ -1,4 +1,4 @@
-"""Ray for a job: a cluster that runs, or a private one on this machine. Loopback and a token by default."""
+"""Ray for a job: the cluster it was submitted to, one that runs, or a private one on the loopback interface."""
 
 import contextlib
 import os
@@ -14,23 +14,30 @@ from gpt_core.recipe import RayCluster
 
 CONNECT_SECONDS = 10.0
 LONGEST_TEMPORARY = 40  # characters: Ray adds some 60, and a Unix socket's path has at most 107
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it, and RAY_ADDRESS, for what its Jobs API starts
 
 
 @contextlib.contextmanager
 def ray_context(cluster: RayCluster) -> Iterator[None]:
-    """Ray is up: the cluster at `cluster.address`, or a private one on the loopback interface. Down afterwards.
+    """Ray is up, and left afterwards; a private one is down then.
 
-    Ray reads its settings when it is first imported, hence only here. Raises SetupError where no Ray answers and
-    StageError for what fails inside Ray.
+    A job of Ray's Jobs API joins the cluster it was submitted to, whatever `cluster.address` says. Any other process
+    joins the one at that address, or starts a private one. Ray reads its settings when it is first imported, hence
+    only here. Raises SetupError where no Ray answers and StageError for what fails inside Ray.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # under `uv run` Ray would upload the working folder
     with contextlib.ExitStack() as stack:
-        if cluster.address is None:
-            start = _local_arguments(cluster, Path(stack.enter_context(_temporary_folder())))
-        else:
+        if SUBMITTED in os.environ:
+            where = f"the cluster of this job, {os.environ['RAY_ADDRESS']}"
+            start = {"address": os.environ["RAY_ADDRESS"]}
+        elif cluster.address is not None:
+            where = f"cluster.ray.address={cluster.address}"
             _require_listener(cluster.address)
             start = {"address": cluster.address}
+        else:
+            where = "cluster.ray.address=None"
+            start = _local_arguments(cluster, Path(stack.enter_context(_temporary_folder())))
         import ray
         import ray.exceptions
 
@@ -38,9 +45,7 @@ def ray_context(cluster: RayCluster) -> Iterator[None]:
         try:
             ray.init(log_to_driver=False, logging_level="WARNING", namespace="gptmill", **start)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise SetupError(
-                f"cluster.ray.address={cluster.address}: Ray does not start or answer: {_last_line(error)}"
-            ) from error
+            raise SetupError(f"{where}: Ray does not start or answer: {_last_line(error)}") from error
         try:
             yield
         except ray.exceptions.RayError as error:
@@ -48,7 +53,12 @@ def ray_context(cluster: RayCluster) -> Iterator[None]:
 
 
 def _local_arguments(cluster: RayCluster, temporary: Path) -> dict[str, Any]:
-    """Of ray.init for a Ray that nobody else can reach: loopback, and a token that is written nowhere."""
+    """Of ray.init for a Ray that nobody else can reach: loopback, and a token that is written nowhere.
+
+    For the address 127.0.0.1 Ray takes the machine's own and then serves every interface, except where this variable
+    is 0, as it is by default on macOS and Windows.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

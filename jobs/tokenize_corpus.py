@@ -40,7 +40,8 @@ from gpt_core.errors import ArtifactError, StageError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.tokenizer.documents import Block, plan_blocks, require_documents
 from gpt_core.tokenizer.encoder import Choice, ProvenEncoder
-from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
+from gpt_core.tokenizer.files import TOKENIZER
+from gpt_core.tokenizer.tokenizer import Tokenizer
 from jobs.job import Job, Outcome, run_job
 from jobs.ray_context import ray_context
 
@@ -318,6 +319,7 @@ def _encoding(work: Work, attempt: _Attempt) -> dict[str, Json]:
         "blocks": {encoder: sum(proof.encoder == encoder for proof in proofs) for encoder in ("fast", "reference")},
         "compared_documents": sum(proof.documents for proof in proofs),
         "compared_bytes": sum(proof.text_bytes for proof in proofs),
+        "documents_with_newer_letters": sum(proof.newer_letters for proof in proofs),
         "differences": differences,
         "cpu_seconds": {
             "encode": round(sum(run.cpu_seconds for run in attempt.runs), 3),

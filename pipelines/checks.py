@@ -11,7 +11,7 @@ from pipelines.plan import PlannedStage
 
 
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
-    """The inputs of what will run are there, Java is, and labels and remote shards can be used.
+    """The inputs of what will run are there; Java, Ray's Jobs API, tokenizer, labels and remote shards can be used.
 
     Raises UserError where not, and ArtifactError for a copy of the shards that is not whole.
     """
@@ -19,6 +19,10 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
     waiting = [planned for planned in plan if planned.action == "run"]
     if any(planned.stage.engine == "spark" for planned in waiting):
         require_java()
+    if any(planned.stage.name == "tokenizer" for planned in waiting):
+        check_tokenizer(recipe)
+    if any(planned.stage.engine == "ray" for planned in waiting):
+        check_ray_jobs(recipe)
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
     require_shards(recipe, plan)
@@ -34,6 +38,18 @@ def prepare_workspace(workspace: Path) -> None:
     except OSError as error:
         reason = (error.strerror or "refused").lower()
         raise SetupError(f"workspace: {workspace}: {reason}; set `workspace:` to a folder you can write") from None
+
+
+def check_tokenizer(recipe: Recipe) -> None:
+    """An existing tokenizer can be taken over, and no text can spell a special token. Raises UserError where not."""
+    from gpt_core.tokenizer.existing import adopt_tokenizer  # tokenizers
+    from gpt_core.tokenizer.train import require_marks
+
+    settings = recipe.tokenizer
+    if settings.path is None:
+        require_marks(settings)
+    else:
+        adopt_tokenizer(Path(settings.path), end_of_text=settings.end_of_text)
 
 
 def check_labels(recipe: Recipe) -> None:
@@ -67,6 +83,14 @@ def require_shards(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
     from gpt_core.data.remote import require_copy  # fsspec
 
     require_copy(uri, shards.artifact.manifest)
+
+
+def check_ray_jobs(recipe: Recipe) -> None:
+    """The recipe's Jobs API, if it names one, lets us in. Raises SetupError that says why not."""
+    if recipe.cluster.ray.jobs_address is not None:
+        from jobs.ray_submission import connect  # loads ray
+
+        connect(recipe.cluster.ray.jobs_address)
 
 
 def require_java() -> None:

@@ -13,7 +13,7 @@ import psutil
 
 from gpt_core.errors import GptmillError
 from gpt_core.recipe import Recipe
-from pipelines.checks import check_labels, prepare_workspace
+from pipelines.checks import check_labels, check_ray_jobs, prepare_workspace
 from pipelines.java import java_problem
 from pipelines.plan import make_plan
 
@@ -32,7 +32,7 @@ class Finding:
 
 
 def examine(recipe: Recipe | None) -> list[Finding]:
-    """All findings, good and bad, in a fixed order. Only a recipe's tracking server needs an engine: MLflow."""
+    """All findings, good and bad, in a fixed order. Only a recipe's servers need an engine: MLflow, and Ray's jobs."""
     return [*_machine(), *(_recipe_findings(recipe) if recipe else ())]
 
 
@@ -65,6 +65,18 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
     yield _try("inputs", "every file of the recipe can be read", lambda: make_plan(recipe))
     yield _try("labels", "every row can be read and its label used", lambda: check_labels(recipe))
     yield _try("tracking", "answers", lambda: _check_tracking(recipe))
+    if recipe.cluster.ray.jobs_address is not None:
+        yield _ray_jobs(recipe, recipe.cluster.ray.jobs_address)
+
+
+def _ray_jobs(recipe: Recipe, address: str) -> Finding:
+    from jobs.ray_submission import asks_for_token
+
+    finding = _try("ray jobs", "answers and lets us in", lambda: check_ray_jobs(recipe))
+    if finding.well and not asks_for_token(address):
+        text = "answers anybody: whoever reaches it runs code there; start its nodes with RAY_AUTH_MODE=token"
+        return Finding("ray jobs", True, text)
+    return finding
 
 
 def _check_tracking(recipe: Recipe) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Recipe, Section
 from gpt_core.text.inputs import expand_inputs
+from gpt_core.tokenizer.files import existing_files
 from pipelines.stage import RawFile, Stage
 
 
@@ -69,6 +70,14 @@ def _pretrain_decisions(recipe: Recipe) -> dict[str, Json]:
     return {"model": _section(recipe.model), "pretrain": section}
 
 
+def _tokenizer_files(recipe: Recipe) -> list[RawFile]:
+    """The files of an existing tokenizer; none where one is learned."""
+    if recipe.tokenizer.path is None:
+        return []
+    files = existing_files(Path(recipe.tokenizer.path))
+    return [RawFile(file, "tokenizer.path", "tokenizer", {}) for file in files]
+
+
 def _finetune_decisions(recipe: Recipe) -> dict[str, Json]:
     assert recipe.finetune is not None
     return {"finetune": _section(recipe.finetune, without=frozenset({"train", "validation", "test"}))}
@@ -107,10 +116,10 @@ STAGES = [
         name="tokenizer",
         module="jobs.train_tokenizer",
         engine="python",
-        revision=1,
+        revision=2,
         reads=("dedup",),
-        decisions=lambda recipe: {"tokenizer": _section(recipe.tokenizer)},
-        raw_files=_nothing,
+        decisions=lambda recipe: {"tokenizer": _section(recipe.tokenizer, without=frozenset({"path"}))},
+        raw_files=_tokenizer_files,
     ),
     Stage(
         name="shards",

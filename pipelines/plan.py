@@ -16,7 +16,7 @@ from gpt_core.data.remote import folders_elsewhere
 from gpt_core.errors import ArtifactError, InputError, RecipeError
 from gpt_core.fingerprint import SHORT, Json, file_sha256, fingerprint
 from gpt_core.recipe import Recipe
-from jobs.launch import LaunchSpec, local_command
+from jobs.launch import LaunchSpec, native_command, stop_command
 from pipelines.gpt import stages_of
 from pipelines.stage import RawFile, Stage
 
@@ -32,6 +32,7 @@ class PlannedStage:
     output: Path
     inputs: dict[str, Path]
     command: list[str]
+    stop_command: list[str] | None  # of a job that outlives the command
     artifact: Artifact | None
     action: Literal["run", "skip", "left out"]
     why: str
@@ -45,6 +46,8 @@ def resolve_paths(recipe: Recipe) -> Recipe:
         entry["path"] = str(_absolute(entry["path"], f"corpus.inputs.{index}.path"))
     files = enumerate(recipe.clean.decontaminate_files)
     tree["clean"]["decontaminate_files"] = [str(_absolute(p, f"clean.decontaminate_files.{i}")) for i, p in files]
+    if recipe.tokenizer.path is not None:
+        tree["tokenizer"]["path"] = str(_absolute(recipe.tokenizer.path, "tokenizer.path"))
     if recipe.cluster.train.shard_cache is not None:
         folder = str(_absolute(recipe.cluster.train.shard_cache, "cluster.train.shard_cache"))
         tree["cluster"]["train"]["shard_cache"] = folder
@@ -80,7 +83,8 @@ def make_plan(recipe: Recipe, *, only: str | None = None, until: str | None = No
             identity=identity,
             output=output,
             inputs=inputs,
-            command=local_command(spec, recipe.cluster),
+            command=native_command(spec, recipe.cluster),
+            stop_command=stop_command(spec, recipe.cluster),
             artifact=artifact,
             action=action,
             why=why,

@@ -6,6 +6,7 @@ twice, and a stage that two recipes share runs once.
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,10 +18,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-import jobs
 from gpt_core.artifact import Artifact, open_artifact, write_atomically, write_json
 from gpt_core.errors import StageError, UserError
 from gpt_core.recipe import Recipe
+from jobs.environment import python_environment
 from jobs.job import ERROR, IDENTITY, LOG, RECIPE, RUNNER_PID
 from jobs.tracking import page_command
 from pipelines.checks import check_before_start, prepare_workspace
@@ -101,6 +102,9 @@ def _run_stage(planned: PlannedStage, recipe: Recipe, *, console: Console, watch
             artifact = _run_job(planned, environment, console)
         except BaseException as error:
             watcher.failed(planned, error)
+            if planned.stop_command and isinstance(error, KeyboardInterrupt | SystemExit):
+                console.print(f"{name:<10} its Ray job goes on; run again to attach, or stop it:", highlight=False)
+                console.print(shlex.join(planned.stop_command), highlight=False, soft_wrap=True)
             raise
         watcher.made(planned, artifact)
     seconds = artifact.manifest.wall_seconds
@@ -150,11 +154,7 @@ def _run_job(planned: PlannedStage, environment: Mapping[str, str], console: Con
 
 
 def _environment(additions: Mapping[str, str]) -> dict[str, str]:
-    """The job's environment: this package importable from any folder, and nothing of that folder instead of it."""
-    package_root = str(Path(jobs.__path__[0]).parent)
-    path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
-    ours = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", RUNNER_PID: str(os.getpid())}
-    return {**os.environ, **ours, **additions}
+    return {**os.environ, **python_environment(), RUNNER_PID: str(os.getpid()), **additions}
 
 
 def _stop(job: "subprocess.Popen[bytes]") -> None:

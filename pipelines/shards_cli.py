@@ -55,7 +55,8 @@ def stats(
 def verify(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Check every byte: files, checksums, tokenizer, structure. Exit 1 and a line for each file that is damaged."""
     from gpt_core.data.verify import verify_shards
-    from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
+    from gpt_core.tokenizer.files import TOKENIZER
+    from gpt_core.tokenizer.tokenizer import Tokenizer
 
     plan = _plan(recipe, overrides)
     root = plan["shards"].output

@@ -11,7 +11,9 @@ from gpt_core.recipe import Recipe
 from gpt_core.text.inputs import RawInput, expand_inputs
 from gpt_core.text.place import locate
 from gpt_core.tokenizer.documents import find_rows
-from gpt_core.tokenizer.tokenizer import TOKENIZER, Tokenizer
+from gpt_core.tokenizer.files import TOKENIZER
+from gpt_core.tokenizer.tokenizer import Tokenizer
+from gpt_core.training.tasks import IGNORED
 
 EXCERPT_CHARACTERS = 200
 
@@ -41,7 +43,7 @@ def trace_sample(recipe: Recipe, number: int, inputs: Mapping[str, Artifact]) ->
         )
     shards = inputs["shards"]
     train_set = open_side(shards, "train", cache=ShardCache.of_recipe(recipe, shards))
-    samples = TrainingSamples(train_set, T, settings)
+    samples = TrainingSamples(train_set, T, settings, ignored=IGNORED)
     step, place = divmod(number, settings.batch_sequences)
     yield f"sample    {number:,}: step {step + 1:,} of {steps:,}, sequence {place + 1} of {settings.batch_sequences}"
     stretches = samples.stretches(number)

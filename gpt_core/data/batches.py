@@ -54,11 +54,11 @@ class Row:
 class TrainingSamples:
     """Sample number -> T + 1 ids, as `settings` mixes, packs and shuffles the train shards.
 
-    Nothing is stored but, with best_fit, where documents stand. Raises UserError for a mixture that does not fit the
-    shards, and for a source that has less than one window.
+    A target that counts nothing is `ignored`. Nothing is stored but, with best_fit, where documents stand. Raises
+    UserError for a mixture that does not fit the shards, and for a source that has less than one window.
     """
 
-    def __init__(self, shards: ShardSet, context_length: int, settings: Pretrain, *, ignored: int = -100) -> None:
+    def __init__(self, shards: ShardSet, context_length: int, settings: Pretrain, *, ignored: int) -> None:
         self.context_length = context_length
         self.batch_sequences = settings.batch_sequences
         self._shuffle_shards = settings.shuffle_shards

@@ -29,6 +29,7 @@ from gpt_core.errors import ArtifactError, UserError
 from gpt_core.kernel import kernel
 from gpt_core.tokenizer.documents import hash_strings
 from gpt_core.tokenizer.encoder import Proof, ProvenEncoder
+from gpt_core.tokenizer.newer_letters import find_newer_letters
 from gpt_core.tokenizer.tokenizer import Tokenizer
 
 SHARDS_KEY = b"gptmill.shards"
@@ -205,6 +206,7 @@ def compile_kernels(metadata: ShardMetadata) -> None:
     offsets, out = np.zeros(1, np.int64), np.empty(0, metadata.dtype)
     scatter_lists(np.empty(0, np.uint32), offsets, offsets[:0], out)
     scatter_lists(pa.array(out).to_numpy(), pa.array(offsets).to_numpy(), offsets[:0], out)  # Arrow's is read-only
+    find_newer_letters(pa.array(["a"], pa.large_string()))
 
 
 def _run_schema(metadata: ShardMetadata) -> pa.Schema:

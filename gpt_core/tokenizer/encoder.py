@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpt_core.errors import UserError
+from gpt_core.tokenizer.newer_letters import find_newer_letters
 from gpt_core.tokenizer.tokenizer import Tokenizer
 
 Choice: TypeAlias = Literal["auto", "fast", "reference"]
@@ -91,6 +92,7 @@ class Proof:
     encoder: Literal["fast", "reference"]
     documents: int = 0  # compared, at least in part
     text_bytes: int = 0
+    newer_letters: int = 0  # documents of a fast block that the reference encoded for their letters
     difference: str = ""  # why the fast encoder was not taken where it was asked for
 
 
@@ -121,16 +123,21 @@ class ProvenEncoder:
         """As Encoder, with the proof; `hashes` (n_texts,) decide which texts are compared."""
         if self.fast is None:
             return *self.reference.encode(texts), Proof("reference", difference=self.refusal)
+        newer = find_newer_letters(texts)
         rows = _sample_rows(pc.binary_length(texts).to_numpy(zero_copy_only=False), hashes)
+        rows = rows[~np.isin(rows, newer)]
         sample = pc.utf8_slice_codeunits(texts.take(pa.array(rows)), 0, SAMPLE_BYTES[1])
         differing = self._find_difference(sample)
         compared = (len(rows), int(pc.sum(pc.binary_length(sample)).as_py() or 0))
         if differing is None:
-            return *self.fast.encode(texts), Proof("fast", *compared)
+            ids, borders = self.fast.encode(texts)
+            if len(newer):
+                ids, borders = _replace(ids, borders, newer, *self.reference.encode(texts.take(pa.array(newer))))
+            return ids, borders, Proof("fast", *compared, len(newer))
         difference = f"the encoders differ on text {rows[differing]} of the block: {sample[differing].as_py()[:80]!r}"
         if self.choice == "fast":
             raise UserError(f"shards.encoder=fast: {difference}; take auto or reference")
-        return *self.reference.encode(texts), Proof("reference", *compared, difference)
+        return *self.reference.encode(texts), Proof("reference", *compared, difference=difference)
 
     def _refuse(self, why: str) -> None:
         if self.choice == "fast":
@@ -147,6 +154,18 @@ class ProvenEncoder:
             if not np.array_equal(found, wanted[wanted_borders[row] : wanted_borders[row + 1]]):
                 return row
         return None
+
+
+def _replace(
+    ids: Ids, borders: Offsets, rows: npt.NDArray[np.int64], others: Ids, other_borders: Offsets
+) -> tuple[Ids, Offsets]:
+    """The ids of all texts, those of `rows` taken from `others`."""
+    parts, lengths, begin = [], np.diff(borders), 0
+    for number, row in enumerate(rows.tolist()):
+        parts += [ids[begin : borders[row]], others[other_borders[number] : other_borders[number + 1]]]
+        begin = borders[row + 1]
+    lengths[rows] = np.diff(other_borders)
+    return np.concatenate([*parts, ids[begin:]]), np.concatenate([[0], np.cumsum(lengths)])
 
 
 def _sample_rows(text_bytes: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:

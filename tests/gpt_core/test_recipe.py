@@ -124,6 +124,20 @@ def test_every_bound_is_held_at_its_edge(path: str, value: Any) -> None:
             r"pretrain\.mixture\.b\.weight=0\.0001 is less than 1/5000 of all weights, 1\.0001; raise it, or leave",
         ),
         (["finetune.max_tokens=100000"], "exceeds model.context_length"),
+        (["tokenizer.special_tokens=[<a>, <b>, <a>]"], "special_tokens: '<a>' is given twice; name every token once"),
+        (
+            ["tokenizer.special_tokens=[<a>]", "tokenizer.end_of_text=<a>"],
+            r"tokenizer\.special_tokens: '<a>' is tokenizer\.end_of_text; name every token once",
+        ),
+        (
+            ["tokenizer.special_tokens=[<a>, <b>]", "tokenizer.vocab_size=258"],
+            r"tokenizer\.vocab_size=258 must be at least 259: 256 bytes, 2 special tokens and the end of text",
+        ),
+        (
+            ["tokenizer.path=t"],
+            r"tokenizer\.vocab_size is given beside tokenizer\.path='t', whose files say all but end_of_text; "
+            "leave out vocab_size and sample_bytes, or the path to learn a tokenizer",
+        ),
     ],
 )
 def test_impossible_pairs_are_refused(overrides: list[str], message: str) -> None:
@@ -209,6 +223,21 @@ def test_infinities_are_refused(value: str) -> None:
 
 def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
     recipe = load_recipe(DEMO)
+    (tmp_path / "r.json").write_text(recipe.model_dump_json())
+    assert load_recipe(tmp_path / "r.json") == recipe
+
+
+@pytest.mark.parametrize(
+    "given", [{"vocab_size": 300}, {"min_frequency": 2}, {"sample_bytes": 1}, {"special_tokens": []}]
+)
+def test_what_is_learned_is_refused_beside_an_existing_tokenizer(given: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=rf"tokenizer\.{next(iter(given))} is given beside tokenizer\.path='t'"):
+        parse_recipe({**resolved_demo(), "tokenizer": {"path": "t", **given}}, origin="demo")
+
+
+def test_a_resolved_recipe_with_an_existing_tokenizer_reads_back_as_itself(tmp_path: Path) -> None:
+    recipe = load_recipe(DEMO, ["tokenizer={path: t, end_of_text: </s>}"])
+    assert recipe.tokenizer.model_dump() == {"path": "t", "end_of_text": "</s>"}
     (tmp_path / "r.json").write_text(recipe.model_dump_json())
     assert load_recipe(tmp_path / "r.json") == recipe
 

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,76 +13,26 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
+from shards_job import (
+    DOCUMENTS,
+    ROOT,
+    TEXT_BYTES,
+    job_command,
+    job_environment,
+    made,
+    run_job,
+    whole,
+    write_dedup,
+    write_tokenizer,
+)
 from stage_output import write_output
 
-from gpt_core.artifact import Artifact, open_artifact, write_json
+from gpt_core.artifact import Artifact
 from gpt_core.data.index import INDEX, read_index
 from gpt_core.errors import SetupError
-from gpt_core.fingerprint import Json
-from gpt_core.recipe import Tokenizer as Settings
 from gpt_core.tokenizer.tokenizer import Tokenizer
-from gpt_core.tokenizer.train import train_tokenizer
 from jobs.ray_context import _require_listener
-
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = [(f"id-{i}", f"document {i} <|endoftext|> " + "text " * (i % 50), f"source-{i % 3}") for i in range(300)]
-TEXT_BYTES = sum(len(text) for _, text, _ in DOCUMENTS)
-
-
-def write_dedup(root: Path, documents: list[tuple[str, str, str]], *, files: int, text_bytes: int = TEXT_BYTES) -> Path:
-    (root / "documents").mkdir(parents=True)
-    for part in range(files):
-        ids, texts, sources = zip(*documents[part::files], strict=True)
-        table = pa.table({"id": ids, "text": texts, "source": sources, "language": ["en"] * len(ids)})
-        pq.write_table(table, root / "documents" / f"part-{part}.parquet", row_group_size=37)
-    sources: dict[str, Json] = {}
-    for name in sorted({source for _, _, source in documents}):
-        kept = sum(source == name for _, _, source in documents)
-        sources[name] = {"kept": kept, "bytes_kept": text_bytes * kept // len(documents)}
-    write_json(root / "stats.json", {"sources": sources})
-    return write_output(root, "dedup", {"documents_kept": len(documents), "text_bytes_kept": text_bytes}).root
-
-
-def write_tokenizer(root: Path) -> Path:
-    root.mkdir()
-    train_tokenizer([[text for _, text, _ in DOCUMENTS]], Settings(vocab_size=300)).save(root)
-    return write_output(root, "tokenizer", {}).root
-
-
-def run_job(
-    output: Path, dedup: Path, tokenizer: Path, *, cwd: Path = ROOT, **ray: int | str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        job_command(output, dedup, tokenizer, **ray),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
-def job_command(output: Path, dedup: Path, tokenizer: Path, *, encoder: str = "auto", **ray: int | str) -> list[str]:
-    output.mkdir(exist_ok=True)
-    recipe = {
-        "name": "test",
-        "corpus": {"inputs": [{"path": "corpus.jsonl"}]},
-        "shards": {"validation_fraction": 0.2, "shard_text_bytes": 1_000_000, "encoder": encoder},
-        "cluster": {"ray": {"object_store_bytes": 100_000_000, **ray}},
-    }
-    (output / "recipe.json").write_text(json.dumps(recipe))
-    (output / "identity.json").write_text("{}")
-    arguments = ["--recipe", output / "recipe.json", "--output", output]
-    inputs = ["--inputs", f"dedup={dedup}", f"tokenizer={tokenizer}"]
-    return [sys.executable, "-m", "jobs.tokenize_corpus", *map(str, arguments), *inputs]
-
-
-def whole(output: Path) -> Artifact:
-    artifact = open_artifact(output)
-    assert artifact is not None
-    return artifact
 
 
 @pytest.mark.ray
@@ -109,7 +58,7 @@ def test_files_workers_and_working_folder_change_no_byte(tmp_path: Path) -> None
         *(f"train/{source}/shard-0000{number}.arrow" for source in sources for number in range(2)),
         *(f"validation/{source}/shard-00000.arrow" for source in sources),
     ]
-    assert whole(tmp_path / "b").manifest.files[1:] == artifact.manifest.files[1:]
+    assert made(tmp_path / "b") == made(tmp_path / "a")
     assert whole(tmp_path / "b").manifest.counts == artifact.manifest.counts
     assert tell_encoder(artifact)["blocks"] == {"fast": 1, "reference": 0}
     assert tell_encoder(whole(tmp_path / "b"))["blocks"] == {"fast": 0, "reference": 5}
@@ -151,7 +100,7 @@ def test_an_attempt_goes_on_with_the_runs_and_shards_that_a_killed_one_left(tmp_
     done = run_job(output, dedup, tokenizer, cpus=2)
     assert done.returncode == 0, done.stderr
     assert {path for path in stand if path.stat().st_mtime_ns != shards[path]} == set()
-    assert whole(output).manifest.files[1:] == wanted.manifest.files[1:]
+    assert made(output) == made(tmp_path / "whole")
     assert whole(output).manifest.counts == wanted.manifest.counts
     found = tell_encoder(whole(output))["found_whole"]
     assert found["runs"] == 4
@@ -168,7 +117,7 @@ def read_summary(shard: Path) -> bool:
 
 def kill_when(command: list[str], reached: Callable[[], bool]) -> None:
     """The command's whole process group is killed as soon as `reached`; it must not end before."""
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True)
+    process = subprocess.Popen(command, cwd=ROOT, env=job_environment(), start_new_session=True)
     while not reached():
         assert process.poll() is None, "the job ended before it could be killed"
         time.sleep(0.002)

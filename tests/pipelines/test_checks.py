@@ -36,6 +36,16 @@ def test_a_bad_label_is_told_with_its_line_before_the_first_stage(tmp_path: Path
         check_labels(demo(tmp_path, f"finetune.validation={tmp_path}/validation.jsonl"))
 
 
+def test_a_tokenizer_that_cannot_be_used_is_told_before_the_first_stage(tmp_path: Path) -> None:
+    recipe = demo(tmp_path, "tokenizer.special_tokens=[pad]")
+    with pytest.raises(UserError, match=r"tokenizer\.special_tokens='pad' could be a token of text; take a mark"):
+        check_before_start(recipe, make_plan(recipe))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    recipe = demo(tmp_path, f"tokenizer={{path: {tmp_path}/tokenizer.json}}")
+    with pytest.raises(InputError, match=r"tokenizer\.path: .*/tokenizer\.json: is not a tokenizer: it has no model"):
+        check_before_start(recipe, make_plan(recipe))
+
+
 def test_without_java_nothing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = demo(tmp_path)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))

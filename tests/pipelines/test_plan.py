@@ -54,6 +54,8 @@ CHANGES = [
     ("clean.decontaminate_files=[data/demo/topics.train.jsonl.gz]", STAGES),
     ("dedup.bands=20", STAGES[1:]),
     ("tokenizer.vocab_size=5000", STAGES[2:]),
+    ("tokenizer.pre_tokenizer=cl100k", STAGES[2:]),
+    ("tokenizer.special_tokens=[<|user|>]", STAGES[2:]),
     ("shards.validation_fraction=0.1", STAGES[3:]),
     ("model.n_layer=1", STAGES[4:]),
     ("pretrain.learning_rate=1e-5", STAGES[4:]),
@@ -117,6 +119,32 @@ def test_of_two_files_of_one_name_the_folders_that_set_them_apart_count_but_not_
         paths = ", ".join(f"{{path: {tmp_path / folder}/x.jsonl}}" for folder in folders)
         found.append(fingerprints(demo(tmp_path, f"corpus.inputs=[{paths}]"))["clean"])
     assert found[0] == found[1] != found[2]
+
+
+def test_an_existing_tokenizer_is_known_by_its_bytes_not_by_its_folder(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text("{}")
+    first, second, third = (
+        fingerprints(demo(tmp_path, f"tokenizer={{path: {path}, end_of_text: </s>}}"))
+        for path in (here, there, there / "tokenizer.json")
+    )
+    assert first == second == third
+    (there / "tokenizer.json").write_text("{ }")
+    (here / "vocab.json").write_text("{}")  # read where there is no tokenizer.json
+    changed = fingerprints(demo(tmp_path, f"tokenizer={{path: {there}, end_of_text: </s>}}"))
+    assert [stage for stage in STAGES if first[stage] != changed[stage]] == STAGES[2:]
+    assert fingerprints(demo(tmp_path, f"tokenizer={{path: {here}, end_of_text: </s>}}")) == first
+
+
+def test_a_tokenizers_path_is_made_absolute_and_what_is_missing_there_named(tmp_path: Path) -> None:
+    recipe = demo(tmp_path, "tokenizer={path: nowhere}")
+    assert recipe.tokenizer.path == str(ROOT / "nowhere")
+    with pytest.raises(InputError, match=r"tokenizer\.path: .*/nowhere: no such file"):
+        make_plan(recipe)
+    with pytest.raises(InputError, match=r"tokenizer\.path: .*/data/tokenizer\.json: no such file"):
+        make_plan(demo(tmp_path, "tokenizer={path: data}"))
 
 
 def test_remembered_digests_follow_a_changed_file(tmp_path: Path) -> None:

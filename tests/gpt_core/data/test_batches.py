@@ -17,7 +17,7 @@ from gpt_core.errors import UserError
 from gpt_core.recipe import MixtureSource, Pretrain
 from tiny_shards import count_up, open_train, write_shards
 
-T = 8
+T, IGNORED = 8, -100
 MIXTURE = {"a": MixtureSource(weight=3), "*": MixtureSource(weight=1, max_epochs=None)}
 VARIANTS: dict[str, dict[str, object]] = {
     "windows": {},
@@ -51,7 +51,8 @@ def make_shards(folder: Path, *, sizes: list[int]) -> ShardSet:
 
 
 def make(shards: ShardSet, **settings_: object) -> TrainingSamples:
-    return TrainingSamples(shards, T, Pretrain.model_validate({"batch_sequences": 4, "seed": 1, **settings_}))
+    pretrain = Pretrain.model_validate({"batch_sequences": 4, "seed": 1, **settings_})
+    return TrainingSamples(shards, T, pretrain, ignored=IGNORED)
 
 
 def row_of(shards: ShardSet) -> list[int]:
@@ -109,7 +110,7 @@ def test_the_global_order_is_the_same_for_any_ranks_micro_batches_and_restarts(
             slices = [slice(start, start + micro) for start in range(0, len(batch.ids), micro)]
             parts += [(batch.ids[part], batch.targets[part], batch.positions[part]) for part in slices]
         targets = [part[1] for part in parts]
-        assert one.n_targets(now) == np.count_nonzero(np.concatenate(targets)[-24:] != -100)
+        assert one.n_targets(now) == np.count_nonzero(np.concatenate(targets)[-24:] != IGNORED)
     found = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
     for expected, got in zip((whole.ids, whole.targets, whole.positions), found, strict=True):
         assert np.array_equal(expected, got)

@@ -29,6 +29,7 @@ def test_every_prefix_has_its_shares(weights: list[float], data: st.DataObject) 
     sources, _ = interleaving.take(np.arange(PERIOD, dtype=np.int64))
     n = np.arange(1, PERIOD + 1)
     for source in range(len(weights)):
+        assert np.all(np.abs(np.cumsum(sources == source) * PERIOD - interleaving.counts[source] * n) < PERIOD)
         expected = shares[source] * n
         allowed = np.maximum(0.01 * expected, 2)
         assert np.all(np.abs(np.cumsum(sources == source) - expected) <= allowed)

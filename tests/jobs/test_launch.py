@@ -1,0 +1,51 @@
+"""From a stage to its command: word for word."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt_core.recipe import Cluster, RayCluster, TrainCluster
+from jobs.launch import Engine, LaunchSpec, native_command, stop_command, submission_id
+
+OUTPUT = Path("/w/shards/0123456789ab")
+INPUTS = {"dedup": Path("/w/dedup/aa"), "tokenizer": Path("/w/tokenizer/bb")}
+ADDRESS = "http://head:8265"
+JOB = [
+    *["--recipe", "/w/shards/0123456789ab/recipe.json", "--output", "/w/shards/0123456789ab"],
+    *["--inputs", "dedup=/w/dedup/aa", "tokenizer=/w/tokenizer/bb"],
+]
+
+
+def spec(engine: Engine, output: Path = OUTPUT) -> LaunchSpec:
+    return LaunchSpec(module="jobs.it", engine=engine, inputs=INPUTS, output=output)
+
+
+@pytest.mark.parametrize("engine", ["spark", "ray", "python"])
+def test_a_job_is_a_process_here(engine: Engine) -> None:
+    assert native_command(spec(engine), Cluster()) == [sys.executable, "-m", "jobs.it", *JOB]
+    assert stop_command(spec(engine), Cluster()) is None
+
+
+def test_deepspeed_runs_a_process_a_rank() -> None:
+    cluster = Cluster(train=TrainCluster(processes=3), ray=RayCluster(jobs_address=ADDRESS))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    assert native_command(spec("deepspeed"), cluster) == [sys.executable, *torchrun, "-m", "jobs.it", *JOB]
+
+
+def test_a_jobs_address_submits_what_would_run_here_and_nothing_else() -> None:
+    cluster = Cluster(ray=RayCluster(jobs_address=ADDRESS))
+    submission = [sys.executable, "-m", "jobs.ray_submission", "--address", "http://head:8265", "--id"]
+    name = "gptmill-shards-0123456789ab-720be3"
+    assert native_command(spec("ray"), cluster) == [
+        *[*submission, name, "--output", "/w/shards/0123456789ab", "--"],
+        *[sys.executable, "-m", "jobs.it", *JOB],
+    ]
+    assert stop_command(spec("ray"), cluster) == [*submission, name, "--stop"]
+    assert native_command(spec("spark"), cluster) == native_command(spec("spark"), Cluster())
+
+
+def test_a_job_has_one_name_in_one_workspace_and_another_in_the_next() -> None:
+    places = [OUTPUT, OUTPUT.with_name("0123456789ac"), Path("/v") / OUTPUT.relative_to("/w")]
+    assert len({submission_id(place) for place in places}) == 3
+    assert submission_id(OUTPUT) == submission_id(Path(str(OUTPUT)))
