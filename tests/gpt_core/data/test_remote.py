@@ -8,7 +8,7 @@ import pytest
 from object_store import FIRST, ObjectStore, child_environment, open_cache, push, read
 
 from gpt_core.artifact import Artifact
-from gpt_core.data.remote import _tell
+from gpt_core.data.remote import RemoteFolder, _tell
 from gpt_core.errors import InputError, SetupError
 
 
@@ -59,6 +59,12 @@ def test_an_endpoint_that_does_not_answer(
 
 def test_a_foreign_error_is_told_without_the_user_in_a_url() -> None:
     assert _tell(OSError("no route to http://someone:secret@proxy:80/x")) == "OSError: no route to http://proxy:80/x"
+
+
+def test_a_bug_is_not_told_as_the_users() -> None:
+    folder = RemoteFolder("file:///nowhere")
+    with pytest.raises(ZeroDivisionError), folder._worded("x", "read"):
+        1 / 0  # noqa: B018
 
 
 @pytest.mark.parametrize(
