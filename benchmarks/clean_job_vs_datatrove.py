@@ -25,7 +25,7 @@ import corpus
 import pyarrow.parquet as pq
 from peers import CACHE, datatrove_python
 from process_tree import Cost, run_measured
-from spark_stages import ROOT, run_clean, run_dedup
+from stages import ROOT, run_clean, run_dedup
 
 from gpt_core.fingerprint import Json
 

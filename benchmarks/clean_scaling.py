@@ -23,7 +23,7 @@ from pathlib import Path
 
 import corpus
 from peers import CACHE
-from spark_stages import KEEP_ALL, run_clean, run_dedup
+from stages import KEEP_ALL, run_clean, run_dedup
 
 from gpt_core.artifact import Artifact
 from gpt_core.fingerprint import Json

@@ -25,7 +25,7 @@ from pathlib import Path
 import corpus
 import pyarrow.parquet as pq
 from peers import CACHE, datatrove_python
-from spark_stages import KEEP_ALL, ROOT, run_clean, run_dedup
+from stages import KEEP_ALL, ROOT, run_clean, run_dedup
 
 from gpt_core.recipe import Dedup
 

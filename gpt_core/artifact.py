@@ -8,7 +8,7 @@ and went out (counts, figures) and what it took (versions, seconds, memory).
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,18 +82,35 @@ class Artifact:
     def verify(self) -> None:
         """Every listed file has its size and checksum. Raises ArtifactError that names the first that has not."""
         for entry in self.manifest.files:
-            if file_sha256(self.root / entry.path) != entry.sha256:
-                raise ArtifactError(
-                    f"{self.root / entry.path}: the checksum differs from the manifest's; "
-                    f"delete {self.root} and run again"
-                )
+            problem = find_damage(self.root, entry)
+            if problem is not None:
+                raise ArtifactError(f"{self.root / entry.path}: {problem}; delete {self.root} and run again")
 
 
-def open_artifact(root: Path) -> Artifact | None:
+def open_artifact(root: Path, *, elsewhere: Sequence[str] = ()) -> Artifact | None:
     """The output in `root`, or None where no manifest stands.
 
-    Sizes are checked, checksums are not (Artifact.verify does). Raises ArtifactError for a manifest that cannot
-    be read, whose fingerprint is not that of its identity, or that lists a file which is gone or of another size.
+    Sizes are checked, checksums are not (Artifact.verify does). The files of the folders `elsewhere` may be missing,
+    since they are read from a copy; one that is there must have its size as all others. Raises ArtifactError for a
+    manifest that cannot be read, whose fingerprint is not that of its identity, or that lists a file which is gone or
+    of another size.
+    """
+    manifest = read_manifest(root)
+    if manifest is None:
+        return None
+    for entry in manifest.files:
+        if entry.path.partition("/")[0] in elsewhere and not (root / entry.path).exists():
+            continue
+        problem = _find_wrong_size(root, entry)
+        if problem is not None:
+            raise ArtifactError(f"{root / entry.path}: {problem}; delete {root} and run again")
+    return Artifact(root, manifest)
+
+
+def read_manifest(root: Path) -> Manifest | None:
+    """The manifest in `root`, or None where there is none; no file that it lists is looked at.
+
+    Raises ArtifactError for a manifest that cannot be read or whose fingerprint is not that of its identity.
     """
     path = root / MANIFEST
     try:
@@ -107,13 +124,24 @@ def open_artifact(root: Path) -> Artifact | None:
         ) from None
     if manifest.fingerprint != fingerprint(dict(manifest.identity)):
         raise ArtifactError(f"{path}: the fingerprint is not that of the identity; delete {root} and run again")
-    for entry in manifest.files:
-        file = root / entry.path
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry.size_bytes:
-            found = "is missing" if size is None else f"has {size} bytes"
-            raise ArtifactError(f"{file}: {found}, the manifest says {entry.size_bytes}; delete {root} and run again")
-    return Artifact(root, manifest)
+    return manifest
+
+
+def find_damage(root: Path, entry: FileEntry) -> str | None:
+    """What is wrong with a listed file: gone, of another size or with another checksum; None if nothing is."""
+    problem = _find_wrong_size(root, entry)
+    if problem is None and file_sha256(root / entry.path) != entry.sha256:
+        return "the checksum differs from the manifest's"
+    return problem
+
+
+def _find_wrong_size(root: Path, entry: FileEntry) -> str | None:
+    file = root / entry.path
+    size = file.stat().st_size if file.is_file() else None
+    if size == entry.size_bytes:
+        return None
+    found = "is missing" if size is None else f"has {size} bytes"
+    return f"{found}, the manifest says {entry.size_bytes}"
 
 
 def list_files(root: Path, paths: Iterable[Path]) -> tuple[FileEntry, ...]:

@@ -7,12 +7,23 @@ are configured with is derived from here. recipe_file.py reads recipes and words
 
 Sources of defaults: [gopher] Rae et al. 2021, table A1; [c4] Raffel et al. 2020, section 2.2; [fineweb] Penedo et
 al. 2024, sections 3.2 to 3.6; [minhash] the same, section 3.4; [lines] Wenzek et al. 2020 (CCNet), section 3.1;
-[gpt1] Radford et al. 2018, section 4.1; [gpt2] Radford et al. 2019; [gpt3] Brown et al. 2020, section C.
+[gpt1] Radford et al. 2018, section 4.1; [gpt2] Radford et al. 2019; [gpt3] Brown et al. 2020, section C;
+[cl100k] OpenAI's tiktoken, encoding cl100k_base; [repeat] Muennighoff et al. 2023, "Scaling data-constrained
+language models"; [packing] Ding et al. 2024, "Fewer truncations improve language modeling".
 """
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from gpt_core.store_uri import store_uri_problem
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -259,12 +270,49 @@ class Dedup(Section):
 
 
 class Tokenizer(Section):
-    """Byte-level BPE, pre-tokenized as GPT-2 does [gpt2]."""
+    """Byte-level BPE, learned from a sample of the documents, or with `path` an existing tokenizer of any kind."""
 
+    path: Text | None = Field(
+        None, description="A tokenizer.json, or a folder with one or with vocab.json and merges.txt; null: learn one."
+    )
+    pre_tokenizer: Literal["gpt2", "cl100k"] = Field(
+        "gpt2", description="How text is split before merging: as GPT-2 does [gpt2], or as GPT-4 does [cl100k]."
+    )
     vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] = Field(32_768, description="Tokens, special ones in.")
     min_frequency: PositiveInt = Field(2, description="Fewest occurrences of a merged pair.")
     sample_bytes: PositiveInt = Field(512_000_000, description="UTF-8 bytes of text the merges are learned from.")
+    special_tokens: tuple[Text, ...] = Field((), description="Tokens for later use, which no text ever gives.")
     end_of_text: Text = Field("<|endoftext|>", description="The token that closes every document.")
+
+    @model_validator(mode="after")
+    def _tokens_fit(self) -> Self:
+        fixed = [name for name in LEARNED if name in self.model_fields_set]
+        if self.path is not None and fixed:
+            raise ValueError(
+                f"tokenizer.{fixed[0]} is given beside tokenizer.path={self.path!r}, whose files say all but "
+                f"end_of_text; leave out {' and '.join(fixed)}, or the path to learn a tokenizer"
+            )
+        marks = [*self.special_tokens, self.end_of_text]
+        twice = next((mark for mark in marks if marks.count(mark) > 1), None)
+        if twice is not None:
+            other = "tokenizer.end_of_text" if twice == self.end_of_text else "given twice"
+            raise ValueError(f"tokenizer.special_tokens: {twice!r} is {other}; name every token once")
+        least = 256 + len(marks)
+        if self.path is None and self.vocab_size < least:
+            raise ValueError(
+                f"tokenizer.vocab_size={self.vocab_size} must be at least {least}: 256 bytes, "
+                f"{len(self.special_tokens)} special tokens and the end of text"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _decisions(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """What is learned is no decision where nothing is learned; so a written recipe can be read again."""
+        tree: dict[str, object] = write(self)
+        return {name: value for name, value in tree.items() if self.path is None or name not in LEARNED}
+
+
+LEARNED = ("pre_tokenizer", "vocab_size", "min_frequency", "sample_bytes", "special_tokens")  # without tokenizer.path
 
 
 class Shards(Section):
@@ -273,6 +321,11 @@ class Shards(Section):
     validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(0.01, description="Share of documents.")
     shard_text_bytes: Annotated[int, Field(ge=1_000_000)] = Field(512_000_000, description="Text a shard, about.")
     seed: Seed = Field(0, description="Seed of the placement of documents.")
+    encoder: Literal["auto", "fast", "reference"] = Field(
+        "auto",
+        description="`reference`: tokenizers. `fast`: gigatoken, refused where it differs on a sample of a block; "
+        "`auto`: the reference for such a block. It changes no shard and enters no fingerprint.",
+    )
 
 
 class Model(Section):
@@ -319,16 +372,59 @@ class Optimization(Section):
     seed: Seed = Field(0, description="Seed of weights, dropout and sample order.")
 
 
+OTHERS = "*"
+MIN_MIXTURE_SHARE = 1 / 5_000  # a period of 2^20 samples holds it within half a percent
+
+
+class MixtureSource(Section):
+    """One source of the documents; `*` stands for all that are not named, as one."""
+
+    weight: NonNegativeFloat = Field(description="Of the sum of all weights; 0 leaves the source out.")
+    max_epochs: PositiveFloat | None = Field(
+        4.0, description="Most passes over the source; more are refused [repeat]. null: any number."
+    )
+
+
 class Pretrain(Optimization):
     """Next-token likelihood over the train shards: L1 [gpt1, eq. 1]."""
 
-    tokens: PositiveInt = Field(2_500_000_000, description="Training tokens; whole steps only, rounded down.")
-    batch_sequences: PositiveInt = Field(512, description="Windows of T tokens in a step, over all ranks.")
+    tokens: PositiveInt = Field(
+        2_500_000_000, description="Training tokens, padding included; whole steps only, rounded down."
+    )
+    batch_sequences: PositiveInt = Field(512, description="Sequences of T tokens in a step, over all ranks.")
+    mixture: dict[Text, MixtureSource] | None = Field(
+        None, description="Shares of the training tokens by source; default: every source as large as it is."
+    )
+    packing: Literal["windows", "best_fit"] = Field(
+        "windows",
+        description="`windows`: all tokens in a row, cut every T. `best_fit`: whole documents, best-fit decreasing; "
+        "only those longer than T + 1 are cut; opens every shard at the start [packing].",
+    )
+    shuffle_shards: PositiveInt | None = Field(
+        None,
+        description="Shuffle within so many neighbouring shards at a time (of each source of the mixture), for shards "
+        "that come from afar; default: within all.",
+    )
     warmup_tokens: NonNegativeInt = Field(0, description="Tokens of linear warm-up.")
     final_learning_rate: Fraction = Field(0.1, description="Share of the peak that the schedule ends at.")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="After the warm-up.")
     validate_every_steps: PositiveInt = Field(250, description="Steps between validations.")
     validation_tokens: PositiveInt = Field(1_000_000, description="Most tokens in one validation.")
+
+    @model_validator(mode="after")
+    def _mixture_holds(self) -> Self:
+        if self.mixture is None:
+            return self
+        total = sum(source.weight for source in self.mixture.values())
+        if not total > 0:
+            raise ValueError("pretrain.mixture: no source has a weight > 0; give one, or leave the mixture out")
+        for name, source in self.mixture.items():
+            if 0 < source.weight < total * MIN_MIXTURE_SHARE:
+                raise ValueError(
+                    f"pretrain.mixture.{name}.weight={source.weight:g} is less than 1/{1 / MIN_MIXTURE_SHARE:.0f} of "
+                    f"all weights, {total:g}; raise it, or leave the source out with weight 0"
+                )
+        return self
 
 
 class Finetune(Optimization):
@@ -398,8 +494,22 @@ class TrainCluster(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(2, description="DeepSpeed ZeRO stage.")
     micro_batch_sequences: PositiveInt = Field(8, description="Most sequences a rank takes at once.")
     threads_per_process: PositiveInt | None = Field(None, description="CPU threads a rank; default: cores / ranks.")
+    shards_from: Text | None = Field(
+        None, description="s3://, gs:// or file:// folder that `gptmill shards push` copied to; default: local shards."
+    )
+    shard_cache: Text | None = Field(
+        None, description="Folder of the local copies of those shards; default: shard-cache in the workspace."
+    )
+    shard_cache_bytes: PositiveInt = Field(50_000_000_000, description="Most bytes in that folder.")
     checkpoint_every_steps: PositiveInt = Field(500, description="Steps between checkpoints.")
     keep_checkpoints: PositiveInt = Field(2, description="Checkpoints kept while the stage runs.")
+
+    @model_validator(mode="after")
+    def _copy_can_be_read(self) -> Self:
+        problem = store_uri_problem(self.shards_from) if self.shards_from is not None else None
+        if problem is not None:
+            raise ValueError(f"cluster.train.shards_from: {problem}")
+        return self
 
 
 class Cluster(Section):

@@ -1,6 +1,7 @@
 """The reference of recipes, generated from their models: docs/recipe.md for readers, a JSON schema for editors."""
 
 import json
+import re
 from collections.abc import Iterator
 
 from gpt_core import recipe
@@ -67,6 +68,8 @@ def _row(name: str, field: Schema, *, nested: bool, needed: bool) -> str:
     cells = [f"`{name}`"]
     if nested:
         kind = "list of sections" if field.get("type") == "array" else "section"
+        if any("additionalProperties" in _mapping(option) for option in _list(field.get("anyOf"))):
+            kind = "section by name"
         optional = " or null" if "anyOf" in field else ""
         default = "required" if needed else "null" if field.get("default") is None else "see below"
         cells += [f"{kind}{optional}", default, ""]
@@ -76,9 +79,12 @@ def _row(name: str, field: Schema, *, nested: bool, needed: bool) -> str:
 
 
 def _inner(field: Schema, definitions: Schema) -> Schema | None:
-    """The section that a field holds, if it holds one, or a list of such."""
-    candidates = [field, *_list(field.get("anyOf")), _mapping(field.get("items", {}))]
-    for candidate in map(_mapping, candidates):
+    """The section that a field holds, if it holds one, a list of such or one for each name."""
+    options = [field, *map(_mapping, _list(field.get("anyOf")))]
+    values = [
+        option["additionalProperties"] for option in options if isinstance(option.get("additionalProperties"), dict)
+    ]
+    for candidate in map(_mapping, [*options, field.get("items", {}), *values]):
         if "$ref" in candidate:
             return _mapping(definitions[str(candidate["$ref"]).rpartition("/")[2]])
     return None
@@ -124,7 +130,7 @@ def _literal(value: Json) -> str:
         return f"{value:.0f}" if value.is_integer() else f"{value:g}"
     if isinstance(value, list):
         return f"[{', '.join(map(_literal, value))}]"
-    text = value if isinstance(value, str) and value.replace("-", "").isalnum() else json.dumps(value)
+    text = value if isinstance(value, str) and re.fullmatch(r"[\w-]+", value) else json.dumps(value)
     return text.replace("|", "\\|")
 
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 
 from gpt_core.artifact import Artifact, write_atomically, write_json
-from gpt_core.data.batches import count_windows, validation_windows
-from gpt_core.data.shards import ShardSet
+from gpt_core.data.batches import ValidationWindows
+from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json
 from gpt_core.model.decoder import Decoder
@@ -72,7 +72,9 @@ def make(job: Job) -> Outcome:
     settings, finetune = job.recipe.finetune, job.inputs.get("finetune")
     test = open_test(finetune, settings, tokenizer, device=device) if finetune and settings else None
 
-    language = score_language_model(decoder, job.inputs["shards"], partial(job.report, unit="tokens"))
+    shards = job.inputs["shards"]
+    cache = ShardCache.of_recipe(job.recipe, shards)
+    language = score_language_model(decoder, shards, partial(job.report, unit="tokens"), cache=cache)
     evaluation: dict[str, Json] = {"language_model": asdict(language)}
     figures = {name: value for name, value in asdict(language).items() if name != "tokens_scored"}
     counts = {"validation_tokens": language.tokens_scored}
@@ -87,23 +89,26 @@ def make(job: Job) -> Outcome:
     return Outcome([evaluated, job.output / "samples.json"], counts=counts, figures=figures, engines=("torch",))
 
 
-def score_language_model(decoder: Decoder, shards: Artifact, report: Report) -> LanguageModelScore:
+def score_language_model(
+    decoder: Decoder, shards: Artifact, report: Report, *, cache: ShardCache | None = None
+) -> LanguageModelScore:
     """The decoder's score on all whole windows of the validation shards.
 
     Bits per byte are per UTF-8 byte of the validation text, of which the tokens scored have their share; the end of
     every document costs nats and has no byte. Raises UserError if there is no whole window.
     """
-    tokens = ShardSet.open(shards.files("validation"))
     T = decoder.config.context_length  # noqa: N806
-    total = count_windows(tokens, T, side="validation") * T
+    windows = ValidationWindows(open_side(shards, "validation", cache=cache), T)
     model = LanguageModel(decoder)
     nats, scored = 0.0, 0
-    for windows in _batch(validation_windows(tokens, T), size=max(1, BATCH_TOKENS // T)):
-        ids = torch.from_numpy(np.stack(windows)).to(decoder.embedding.weight.device)  # (B, T + 1)
+    size = max(1, BATCH_TOKENS // T)
+    for start in range(0, len(windows), size):
+        numbers = range(start, min(start + size, len(windows)))
+        ids = torch.from_numpy(windows.take(numbers)).to(decoder.embedding.weight.device)  # (B, T + 1)
         with torch.inference_mode():
             nats += float(model(ids[:, :-1], ids[:, 1:]))
-        scored += len(windows) * T
-        report(scored, total)
+        scored += len(numbers) * T
+        report(scored, len(windows) * T)
     counts = shards.manifest.counts
     scored_bytes = counts["validation_bytes"] * scored / counts["validation_tokens"]
     loss = nats / scored
@@ -218,18 +223,6 @@ def name_figures(scores: dict[str, ClassificationScore]) -> dict[str, float]:
         figures["scratch_test_accuracy"] = scores["scratch"].accuracy
         figures["scratch_test_macro_f1"] = scores["scratch"].macro_f1
     return figures
-
-
-def _batch(windows: Iterator[npt.NDArray[np.int64]], *, size: int) -> Iterator[list[npt.NDArray[np.int64]]]:
-    """The windows in lists of `size`; the last may be shorter."""
-    batch = []
-    for window in windows:
-        batch.append(window)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 if __name__ == "__main__":

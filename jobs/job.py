@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
@@ -40,13 +40,14 @@ from gpt_core.artifact import (
     write_json,
     write_manifest,
 )
+from gpt_core.data.remote import folders_elsewhere
 from gpt_core.errors import ArtifactError, GptmillError, StageError, UserError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
 
 RECIPE, IDENTITY, PROGRESS, ERROR, LOG = "recipe.json", "identity.json", "progress.json", "error.json", "log.txt"
-KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, LOG, ".attempt", ".lease", "checkpoints"})
+KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, LOG, ".attempt", ".lease"})
 RUNNER_PID = "GPTMILL_RUNNER_PID"  # set by the local runner: its jobs end when it is gone, even by SIGKILL
 UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun's own
 POLL_SECONDS = 0.5
@@ -63,6 +64,7 @@ class Outcome:
     figures: Mapping[str, float] = field(default_factory=dict)
     schemas: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     engines: Iterable[str] = ()  # distributions whose versions the manifest records
+    scratch: Iterable[Path] = ()  # folders that go once the manifest stands: a killed attempt may need them
 
 
 @dataclass
@@ -86,14 +88,19 @@ class Job:
         write_json(self.output / PROGRESS, state)
 
 
-def run_job(stage: str, make: Callable[[Job], Outcome], argv: list[str] | None = None) -> NoReturn:
-    """Run `make` under the contract above and exit: 0 with a manifest, 2 for the user's error, 1 for others."""
+def run_job(
+    stage: str, make: Callable[[Job], Outcome], argv: list[str] | None = None, *, keeps: Iterable[str] = ()
+) -> NoReturn:
+    """Run `make` under the contract above and exit: 0 with a manifest, 2 for the user's error, 1 for others.
+
+    `keeps` names what of a former attempt stays in the output: `make` goes on from there.
+    """
     arguments = _parse_arguments(stage, argv)
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
     end_with_runner()
     try:
-        _attempt(stage, make, arguments, rank)
+        _attempt(stage, make, arguments, rank, frozenset(keeps))
     except GptmillError as error:
         end_with_error(error, arguments.output)
     if UNDER_TORCHRUN in os.environ:  # gloo's threads now and then abort in the interpreter's teardown
@@ -120,15 +127,20 @@ def _parse_arguments(stage: str, argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _attempt(stage: str, make: Callable[[Job], Outcome], arguments: argparse.Namespace, rank: int) -> None:
+def _attempt(
+    stage: str, make: Callable[[Job], Outcome], arguments: argparse.Namespace, rank: int, keeps: frozenset[str]
+) -> None:
     started = time.monotonic()
     recipe = load_recipe(arguments.recipe)
-    inputs = {name: _open_input(name, path) for name, _, path in (item.partition("=") for item in arguments.inputs)}
+    inputs = {}
+    for item in arguments.inputs:
+        name, _, path = item.partition("=")
+        inputs[name] = _open_input(name, path, elsewhere=folders_elsewhere(recipe, name))
     job = Job(recipe=recipe, inputs=inputs, output=arguments.output, rank=rank)
     if rank:
         make(job)
         return
-    with _only_attempt(job.output):
+    with _only_attempt(job.output, keeps=keeps):
         usage = _Usage()
         outcome = make(job)
         cpu_seconds, peak_memory_bytes = usage.stop()
@@ -155,10 +167,12 @@ def _attempt(stage: str, make: Callable[[Job], Outcome], arguments: argparse.Nam
                 peak_memory_bytes=peak_memory_bytes,
             ),
         )
+        for path in outcome.scratch:
+            shutil.rmtree(path)
 
 
-def _open_input(name: str, path: str) -> Artifact:
-    artifact = open_artifact(Path(path)) if path else None
+def _open_input(name: str, path: str, *, elsewhere: Sequence[str]) -> Artifact:
+    artifact = open_artifact(Path(path), elsewhere=elsewhere) if path else None
     if artifact is None:
         raise StageError(f"--inputs {name}={path}: no {MANIFEST} there; run the stage {name} first")
     return artifact
@@ -174,13 +188,14 @@ def read_identity(output: Path) -> dict[str, Json]:
 
 
 class _only_attempt:  # noqa: N801  used as a function in a with statement
-    """Holds the output folder against another attempt on this file system, and empties it of a former one.
+    """Holds the output folder against another attempt on this file system, and empties it of a former one's files.
 
     The lock goes when the process goes, however it ends; a killed attempt may need a moment to be gone.
     """
 
-    def __init__(self, output: Path, *, patience_seconds: float = 30.0) -> None:
+    def __init__(self, output: Path, *, keeps: frozenset[str], patience_seconds: float = 30.0) -> None:
         self.output = output
+        self.kept = KEPT_BETWEEN_ATTEMPTS | keeps
         self.patience_seconds = patience_seconds
         self.lock: IO[str] | None = None
 
@@ -197,7 +212,7 @@ class _only_attempt:  # noqa: N801  used as a function in a with statement
                     raise StageError(f"{self.output}: another attempt at this stage is still running") from None
                 time.sleep(POLL_SECONDS)
         for path in self.output.iterdir():
-            if path.name not in KEPT_BETWEEN_ATTEMPTS:
+            if path.name not in self.kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def __exit__(self, *_: object) -> None:

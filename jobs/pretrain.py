@@ -6,22 +6,21 @@ Killed and started again on as many ranks, it goes on behind its last checkpoint
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 
 from gpt_core.artifact import write_json
-from gpt_core.data.batches import TrainingWindows, validation_windows
-from gpt_core.data.shards import ShardSet
-from gpt_core.errors import UserError
+from gpt_core.data.batches import TrainingSamples, ValidationWindows
+from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.fingerprint import fingerprint
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_language_model
-from gpt_core.recipe import Recipe
 from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
 from gpt_core.training.checkpoint import Checkpoints
 from gpt_core.training.curves import Curves
@@ -43,34 +42,28 @@ LOSS_STEPS = 20  # over which the training loss that is told at the end is avera
 class Batches:
     """This rank's micro-batches of every step and of the validation."""
 
-    windows: TrainingWindows
-    validation: list[np.ndarray]
-    recipe: Recipe
+    samples: TrainingSamples
+    validation: ValidationWindows
     rank: int
     world_size: int
     micro_batch: int
 
     def of_step(self, step: int) -> Iterator[MicroBatch]:
-        """The step's windows, (T + 1) ids each, as inputs and targets."""
-        batch = self.windows.batch(
-            step,
-            batch_sequences=self.recipe.pretrain.batch_sequences,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
-        for start in range(0, len(batch), self.micro_batch):
-            yield _micro_batch(batch[start : start + self.micro_batch])
+        """This rank's sequences of the step as inputs and targets."""
+        batch = self.samples.batch(step, rank=self.rank, world_size=self.world_size)
+        for start in range(0, len(batch.ids), self.micro_batch):
+            part = slice(start, start + self.micro_batch)
+            yield _micro_batch(batch.ids[part, :-1], batch.targets[part])
 
     def of_validation(self) -> Iterator[MicroBatch]:
         """The rank's part of the validation windows; windows that only fill count nothing."""
-        window = np.full_like(self.validation[0], 0)
         size = self.micro_batch * self.world_size
         for start in range(0, len(self.validation), size):
-            dealt = self.validation[start : start + size][self.rank :: self.world_size]
-            filled = np.stack(dealt + [window] * (self.micro_batch - len(dealt)))
-            batch = _micro_batch(filled)
-            batch.inputs[1][len(dealt) :] = IGNORED
-            yield batch
+            dealt = range(start, min(start + size, len(self.validation)))[self.rank :: self.world_size]
+            windows = self.validation.take(dealt)  # (B, T + 1)
+            filling = ((0, self.micro_batch - len(dealt)), (0, 0))
+            inputs = np.pad(windows[:, :-1], filling)
+            yield _micro_batch(inputs, np.pad(windows[:, 1:], filling, constant_values=IGNORED))
 
 
 def make(job: Job) -> Outcome:
@@ -103,48 +96,42 @@ def make(job: Job) -> Outcome:
         return Outcome([])
     trained = Decoder(decoder.config)  # a new one: ZeRO 3 has left the old one without weights
     trained.load_state_dict({name.removeprefix("model.decoder."): value for name, value in weights.items()})
-    outcome = _export(job, trained, tokenizer, curves)
+    outcome = _export(job, trained, tokenizer, curves, batches.samples)
     checkpoints.clear()  # only now that nothing needs them
     return outcome
 
 
 def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int) -> Batches:
     recipe, shards = job.recipe, job.inputs["shards"]
-    T = recipe.model.context_length  # noqa: N806
+    settings, T = recipe.pretrain, recipe.model.context_length  # noqa: N806
+    cache, processes = ShardCache.of_recipe(recipe, shards), recipe.cluster.train.processes
     train_set, validation_set = (
-        ShardSet.open(shards.files(side), tokenizer_digest=tokenizer.digest) for side in ("train", "validation")
+        open_side(shards, side, cache=cache, processes=processes, tokenizer_digest=tokenizer.digest)
+        for side in ("train", "validation")
     )
-    windows = TrainingWindows(train_set, T, recipe.pretrain.seed)
-    validation = list(validation_windows(validation_set, T, recipe.pretrain.validation_tokens))
-    _require_a_step(windows, recipe.pretrain.batch_sequences)
+    validation = ValidationWindows(validation_set, T, max_tokens=settings.validation_tokens)
+    samples = TrainingSamples(train_set, T, settings, ignored=IGNORED)
+    steps = settings.tokens // (settings.batch_sequences * T)
+    samples.require(steps)
+    samples.tell(steps)
+    if cache is not None and rank == 0:
+        cache.warn_if_short(samples)
     return Batches(
-        windows=windows,
+        samples=samples,
         validation=validation,
-        recipe=recipe,
         rank=rank,
         world_size=world_size,
         micro_batch=micro_batch_size(
-            recipe.pretrain.batch_sequences,
+            settings.batch_sequences,
             world_size=world_size,
             at_most=recipe.cluster.train.micro_batch_sequences,
         ),
     )
 
 
-def _require_a_step(windows: TrainingWindows, batch_sequences: int) -> None:
-    """Raises UserError where an epoch is shorter than a step, so that one step would see a window twice."""
-    if windows.n_samples < batch_sequences:
-        raise UserError(
-            f"pretrain.batch_sequences={batch_sequences} exceeds the {windows.n_samples} windows of "
-            f"model.context_length={windows.context_length} in {windows.shards.n_tokens} train tokens; "
-            "lower one of the two, or add to corpus.inputs"
-        )
-
-
-def _micro_batch(windows: np.ndarray) -> MicroBatch:
-    """(B, T + 1) ids as inputs and targets (B, T)."""
-    ids = torch.from_numpy(windows)
-    return MicroBatch((ids[:, :-1].clone(), ids[:, 1:].clone()))  # not contiguous(): for B = 1 that is no copy
+def _micro_batch(inputs: np.ndarray, targets: np.ndarray) -> MicroBatch:
+    """Inputs and targets (B, T) as tensors of their own, contiguous: views of one row of ids keep T + 1 a row."""
+    return MicroBatch((torch.from_numpy(inputs.copy()), torch.from_numpy(targets.copy())))
 
 
 def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints) -> Curves:
@@ -158,6 +145,7 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
         warmup_steps=math.ceil(settings.warmup_tokens / step_tokens),
         steps=settings.tokens // step_tokens,
     )
+    n_targets = lru_cache(maxsize=1)(batches.samples.n_targets)  # asked for by every micro-batch
     done, state = checkpoints.load_newest(engine)
     curves = Curves(state.get("curves"))  # type: ignore[arg-type]
     with closing(metric_logger(job.recipe)) as sink:
@@ -165,12 +153,13 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
             engine,
             schedule,
             batches=batches.of_step,
-            weigh=lambda _, loss: (loss / step_tokens, [loss]),
+            weigh=lambda step, loss: (loss / n_targets(step), [loss]),
             seed=settings.seed,
             first_step=done,
         ):
             step = figures.step
-            _record(job, curves, sink, figures, step_tokens=step_tokens, steps=schedule.steps)
+            report = partial(job.report, step * step_tokens, schedule.steps * step_tokens, "tokens")
+            _record(curves, sink, figures, step_tokens=step_tokens, n_targets=n_targets(step - 1), report=report)
             if step % settings.validate_every_steps == 0 or step == schedule.steps:
                 values = _validate(engine, batches)
                 curves.add(step, values)
@@ -180,17 +169,25 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
     return curves
 
 
-def _record(job: Job, curves: Curves, sink: MetricSink, figures: StepFigures, *, step_tokens: int, steps: int) -> None:
+def _record(
+    curves: Curves,
+    sink: MetricSink,
+    figures: StepFigures,
+    *,
+    step_tokens: int,
+    n_targets: int,
+    report: Callable[..., None],
+) -> None:
     values = {"learning_rate": figures.learning_rate, "tokens_per_second": step_tokens / figures.seconds}
     measures = {}
     if figures.skipped:
         curves.add(figures.step, {SKIPPED: 1})
     else:
-        measures["loss"] = figures.sums[0] / step_tokens
+        measures["loss"] = figures.sums[0] / n_targets
         values |= {"train_loss": measures["loss"], "gradient_norm": figures.gradient_norm}
     curves.add(figures.step, values)
     sink(figures.step, values)
-    job.report(figures.step * step_tokens, steps * step_tokens, "tokens", **measures)
+    report(**measures)
 
 
 def _validate(engine: Engine, batches: Batches) -> dict[str, float]:
@@ -203,7 +200,7 @@ def _validate(engine: Engine, batches: Batches) -> dict[str, float]:
     return {"validation_loss": nats / tokens}
 
 
-def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves) -> Outcome:
+def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, samples: TrainingSamples) -> Outcome:
     """The trained decoder in Hugging Face layout, with its tokenizer and its curves."""
     model = job.output / "model"
     model.mkdir()
@@ -212,6 +209,8 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves) ->
     copy_tokenizer(source, model, model_max_length=decoder.config.context_length)
     write_json(job.output / "curves.json", curves.thinned())
     steps = int(curves.series["learning_rate"][-1][0])
+    T = samples.context_length  # noqa: N806
+    by_source = samples.count_sequences(steps * samples.batch_sequences) if job.recipe.pretrain.mixture else {}
     counts = job.inputs["shards"].manifest.counts
     loss = curves.last("validation_loss")
     return Outcome(
@@ -220,17 +219,20 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves) ->
             "parameters": decoder.config.n_parameters,
             "steps": steps,
             "skipped_steps": len(curves.series.get(SKIPPED, [])),
-            "tokens": steps * job.recipe.pretrain.batch_sequences * job.recipe.model.context_length,
+            "tokens": steps * samples.batch_sequences * T,
+            "unused_tokens": samples.unused_tokens,
+            **{f"tokens.{source}": count * T for source, count in by_source.items()},
         },
         figures={
             "train_loss": curves.mean_of_last("train_loss", LOSS_STEPS),
             "validation_loss": loss,
             "validation_bits_per_byte": loss / math.log(2) * counts["validation_tokens"] / counts["validation_bytes"],
             "tokens_per_second": curves.mean_of_last("tokens_per_second", steps),
+            **({"padding": samples.padding} if job.recipe.pretrain.packing == "best_fit" else {}),
         },
         engines=("deepspeed", "torch"),
     )
 
 
 if __name__ == "__main__":
-    run_job("pretrain", make)
+    run_job("pretrain", make, keeps=("checkpoints",))

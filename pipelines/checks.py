@@ -11,9 +11,9 @@ from pipelines.plan import PlannedStage
 
 
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
-    """The inputs of what will run are there, Java and Ray's Jobs API too, and every label can be used.
+    """Inputs, Java and Ray's Jobs API are there for what will run; tokenizer, labels and remote shards can be used.
 
-    Raises UserError where not.
+    Raises UserError where not, and ArtifactError for a copy of the shards that is not whole.
     """
     require_inputs(plan)
     waiting = [planned for planned in plan if planned.action == "run"]
@@ -21,8 +21,11 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
         require_java()
     if any(planned.stage.engine == "ray" for planned in waiting):
         check_ray_jobs(recipe)
+    if any(planned.stage.name == "tokenizer" for planned in waiting):
+        check_tokenizer(recipe)
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
+    require_shards(recipe, plan)
 
 
 def prepare_workspace(workspace: Path) -> None:
@@ -35,6 +38,18 @@ def prepare_workspace(workspace: Path) -> None:
     except OSError as error:
         reason = (error.strerror or "refused").lower()
         raise SetupError(f"workspace: {workspace}: {reason}; set `workspace:` to a folder you can write") from None
+
+
+def check_tokenizer(recipe: Recipe) -> None:
+    """An existing tokenizer can be taken over, and no text can spell a special token. Raises UserError where not."""
+    from gpt_core.tokenizer.existing import adopt_tokenizer  # tokenizers
+    from gpt_core.tokenizer.train import require_marks
+
+    settings = recipe.tokenizer
+    if settings.path is None:
+        require_marks(settings)
+    else:
+        adopt_tokenizer(Path(settings.path), end_of_text=settings.end_of_text)
 
 
 def check_labels(recipe: Recipe) -> None:
@@ -59,6 +74,23 @@ def check_ray_jobs(recipe: Recipe) -> None:
         from jobs.ray_submission import connect  # loads ray
 
         connect(recipe.cluster.ray.jobs_address)
+
+
+def require_shards(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
+    """Where a stage that will run reads the shards from a copy, the copy is whole and the cache can hold a shard."""
+    uri = recipe.cluster.train.shards_from
+    readers = [planned for planned in plan if planned.action == "run" and "shards" in planned.inputs]
+    if uri is None or not readers:
+        return
+    (shards,) = [planned for planned in plan if planned.stage.name == "shards"]
+    if shards.artifact is None:
+        raise UserError(
+            f"cluster.train.shards_from: {uri}: the shards are not made yet; run with --until shards, then copy them "
+            f"there: gptmill shards push RECIPE {uri}"
+        )
+    from gpt_core.data.remote import require_copy  # fsspec
+
+    require_copy(uri, shards.artifact.manifest)
 
 
 def require_java() -> None:

@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 
 from gpt_core.errors import GptmillError, InputError
-from gpt_core.recipe import Evaluate, Recipe
-from gpt_core.recipe_file import load_recipe
-from pipelines.plan import make_plan, resolve_paths
+from gpt_core.recipe import Evaluate
+from pipelines import shards_cli
+from pipelines.options import Overrides, RecipePath, example, load
+from pipelines.plan import make_plan
 
 app = typer.Typer(
     name="gptmill",
@@ -22,21 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(shards_cli.app, name="shards")
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/demo.yaml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a field; may be given again.")
-]
 Only = Annotated[str | None, typer.Option(metavar="STAGE", help="This stage alone; its inputs must be made.")]
 Until = Annotated[str | None, typer.Option(metavar="STAGE", help="The stages up to this one.")]
-
-
-def _example(command: str) -> str:
-    return f"Example: {command}"
-
-
-def _load(path: Path, overrides: list[str] | None) -> Recipe:
-    return resolve_paths(load_recipe(path, overrides or []))
 
 
 def _shorten(path: Path) -> Path:
@@ -44,14 +34,14 @@ def _shorten(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-@app.command(epilog=_example("gptmill run recipes/demo.yaml --until dedup --set dedup.min_jaccard=0.8"))
+@app.command(epilog=example("gptmill run recipes/demo.yaml --until dedup --set dedup.min_jaccard=0.8"))
 def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: Overrides = None) -> None:
     """Make every stage that is not made yet, and the report."""
     from pipelines.runner import raise_on_sigterm, run_recipe
 
     if only is not None and until is not None:
         raise InputError("--only and --until exclude each other; give one")
-    resolved = _load(recipe, overrides)
+    resolved = load(recipe, overrides)
     raise_on_sigterm()
     console = Console()
     result = run_recipe(resolved, console=console, only=only, until=until)
@@ -67,7 +57,7 @@ def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: O
     console.print(f"MLflow     {result.tracking_command}", highlight=False, soft_wrap=True)
 
 
-@app.command(epilog=_example("gptmill plan recipes/demo.yaml --set pretrain.learning_rate=1e-3"))
+@app.command(epilog=example("gptmill plan recipes/demo.yaml --set pretrain.learning_rate=1e-3"))
 def plan(
     recipe: RecipePath,
     only: Only = None,
@@ -78,7 +68,7 @@ def plan(
     """Show what `run` would do, why, and with which command. Starts nothing."""
     import shlex
 
-    resolved = _load(recipe, overrides)
+    resolved = load(recipe, overrides)
     planned = make_plan(resolved, only=only, until=until)
     if as_json:
         rows = [
@@ -101,30 +91,30 @@ def plan(
             print(f"{'':<10} {shlex.join(p.command)}")
 
 
-@app.command(epilog=_example("gptmill status recipes/demo.yaml"))
+@app.command(epilog=example("gptmill status recipes/demo.yaml"))
 def status(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Show what of a recipe is made, is being made, or failed."""
     from pipelines.status import stage_status
 
-    for planned in make_plan(_load(recipe, overrides)):
+    for planned in make_plan(load(recipe, overrides)):
         print(f"{planned.stage.name:<10} {stage_status(planned)}")
 
 
-@app.command(epilog=_example("gptmill doctor recipes/demo.yaml"))
+@app.command(epilog=example("gptmill doctor recipes/demo.yaml"))
 def doctor(
     recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Also check what it needs.")] = None,
 ) -> None:
     """Check this machine: Python, Java, packages, memory, disk and, with a recipe, its files and tracking."""
     from pipelines.doctor import examine
 
-    findings = examine(_load(recipe, None) if recipe else None)
+    findings = examine(load(recipe, None) if recipe else None)
     for finding in findings:
         print(f"{'ok ' if finding.well else 'BAD'} {finding.subject:<10} {finding.text}")
     if not all(finding.well for finding in findings):
         raise typer.Exit(2)
 
 
-@app.command(epilog=_example('gptmill generate workspace/runs/demo/pretrain --prompt "The whale"'))
+@app.command(epilog=example('gptmill generate workspace/runs/demo/pretrain --prompt "The whale"'))
 def generate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a pretrain output.")],
     prompt: Annotated[str, typer.Option(help="The text to go on from.")],
@@ -142,19 +132,19 @@ def generate(
     print()
 
 
-@app.command(epilog=_example("gptmill report recipes/demo.yaml"))
+@app.command(epilog=example("gptmill report recipes/demo.yaml"))
 def report(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Write report.html anew from what is made."""
     from pipelines.runner import write_report
 
-    resolved = _load(recipe, overrides)
+    resolved = load(recipe, overrides)
     artifacts = {p.stage.name: p.artifact for p in make_plan(resolved) if p.artifact}
     if not artifacts:
         raise InputError(f"{recipe}: no stage is made yet; start with: gptmill run {recipe}")
     print(write_report(resolved, artifacts))
 
 
-@app.command(epilog=_example("gptmill schema > recipe.schema.json"))
+@app.command(epilog=example("gptmill schema > recipe.schema.json"))
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="The reference of docs/recipe.md instead.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Recipe, Section
 from gpt_core.text.inputs import expand_inputs
+from gpt_core.tokenizer.files import existing_files
 from pipelines.stage import RawFile, Stage
 
 
@@ -44,7 +45,7 @@ def _clean_files(recipe: Recipe) -> list[RawFile]:
             Path(raw.path),
             f"corpus.inputs.{raw.entry}.path",
             "corpus",
-            {"source": raw.source, "format": raw.format, "fields": _section(raw.fields)},
+            {"name": raw.name, "source": raw.source, "format": raw.format, "fields": _section(raw.fields)},
         )
         for raw in expand_inputs(recipe.corpus)
     ]
@@ -60,6 +61,21 @@ def _clean_files(recipe: Recipe) -> list[RawFile]:
     if recipe.finetune is not None:
         listed += [(recipe.finetune.validation, "finetune.validation"), (recipe.finetune.test, "finetune.test")]
     return files + [RawFile(Path(path), field, "decontaminate", {}) for path, field in listed]
+
+
+def _pretrain_decisions(recipe: Recipe) -> dict[str, Json]:
+    section = _section(recipe.pretrain)
+    if recipe.pretrain.mixture is not None:  # max_epochs refuses, and changes no byte
+        section["mixture"] = {name: source.weight for name, source in recipe.pretrain.mixture.items()}
+    return {"model": _section(recipe.model), "pretrain": section}
+
+
+def _tokenizer_files(recipe: Recipe) -> list[RawFile]:
+    """The files of an existing tokenizer; none where one is learned."""
+    if recipe.tokenizer.path is None:
+        return []
+    files = existing_files(Path(recipe.tokenizer.path))
+    return [RawFile(file, "tokenizer.path", "tokenizer", {}) for file in files]
 
 
 def _finetune_decisions(recipe: Recipe) -> dict[str, Json]:
@@ -82,7 +98,7 @@ STAGES = [
         name="clean",
         module="jobs.clean_corpus",
         engine="spark",
-        revision=3,
+        revision=4,
         reads=(),
         decisions=_clean_decisions,
         raw_files=_clean_files,
@@ -91,7 +107,7 @@ STAGES = [
         name="dedup",
         module="jobs.dedup_corpus",
         engine="spark",
-        revision=3,
+        revision=4,
         reads=("clean",),
         decisions=lambda recipe: {"dedup": _section(recipe.dedup)},
         raw_files=_nothing,
@@ -100,27 +116,27 @@ STAGES = [
         name="tokenizer",
         module="jobs.train_tokenizer",
         engine="python",
-        revision=1,
+        revision=2,
         reads=("dedup",),
-        decisions=lambda recipe: {"tokenizer": _section(recipe.tokenizer)},
-        raw_files=_nothing,
+        decisions=lambda recipe: {"tokenizer": _section(recipe.tokenizer, without=frozenset({"path"}))},
+        raw_files=_tokenizer_files,
     ),
     Stage(
         name="shards",
         module="jobs.tokenize_corpus",
         engine="ray",
-        revision=1,
+        revision=2,
         reads=("dedup", "tokenizer"),
-        decisions=lambda recipe: {"shards": _section(recipe.shards)},
+        decisions=lambda recipe: {"shards": _section(recipe.shards, without=frozenset({"encoder"}))},
         raw_files=_nothing,
     ),
     Stage(
         name="pretrain",
         module="jobs.pretrain",
         engine="deepspeed",
-        revision=1,
+        revision=2,
         reads=("shards", "tokenizer"),
-        decisions=lambda recipe: {"model": _section(recipe.model), "pretrain": _section(recipe.pretrain)},
+        decisions=_pretrain_decisions,
         raw_files=_nothing,
     ),
     Stage(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpt_core.artifact import Artifact, open_artifact, write_atomically
+from gpt_core.data.remote import folders_elsewhere
 from gpt_core.errors import ArtifactError, InputError, RecipeError
 from gpt_core.fingerprint import SHORT, Json, file_sha256, fingerprint
 from gpt_core.recipe import Recipe
@@ -45,6 +46,11 @@ def resolve_paths(recipe: Recipe) -> Recipe:
         entry["path"] = str(_absolute(entry["path"], f"corpus.inputs.{index}.path"))
     files = enumerate(recipe.clean.decontaminate_files)
     tree["clean"]["decontaminate_files"] = [str(_absolute(p, f"clean.decontaminate_files.{i}")) for i, p in files]
+    if recipe.tokenizer.path is not None:
+        tree["tokenizer"]["path"] = str(_absolute(recipe.tokenizer.path, "tokenizer.path"))
+    if recipe.cluster.train.shard_cache is not None:
+        folder = str(_absolute(recipe.cluster.train.shard_cache, "cluster.train.shard_cache"))
+        tree["cluster"]["train"]["shard_cache"] = folder
     if recipe.finetune is not None:
         for split in ("train", "validation", "test"):
             tree["finetune"][split] = str(_absolute(tree["finetune"][split], f"finetune.{split}"))
@@ -66,7 +72,7 @@ def make_plan(recipe: Recipe, *, only: str | None = None, until: str | None = No
         identity = _identity(stage, recipe, upstream, digests)
         output = workspace / stage.name / fingerprint(identity)[:SHORT]
         inputs = {planned.stage.name: planned.output for planned in upstream}
-        artifact, damage = _look(output)
+        artifact, damage = _look(output, elsewhere=folders_elsewhere(recipe, stage.name))
         action: Literal["run", "skip", "left out"] = "skip" if artifact else "run"
         why = f"made {artifact.manifest.created_at}" if artifact else damage or _why(recipe, stage, identity)
         if stage.name not in chosen:
@@ -134,10 +140,10 @@ def _identity(
     }
 
 
-def _look(output: Path) -> tuple[Artifact | None, str]:
+def _look(output: Path, *, elsewhere: Sequence[str]) -> tuple[Artifact | None, str]:
     """The output if it is whole, or why what stands there cannot be used."""
     try:
-        return open_artifact(output), ""
+        return open_artifact(output, elsewhere=elsewhere), ""
     except ArtifactError as error:
         return None, f"damaged: {error}"
 

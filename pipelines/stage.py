@@ -11,7 +11,10 @@ from jobs.launch import Engine
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file of the user's that a stage reads: its bytes are hashed, and `facts` with them; its folder is not."""
+    """A file of the user's that a stage reads: its bytes, its name and `facts` are hashed; its folder is not.
+
+    A `name` among the facts goes before the file's own.
+    """
 
     path: Path
     field: str  # of the recipe, for messages

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from stage_output import write_output
 
-from gpt_core.artifact import Artifact, open_artifact
+from gpt_core.artifact import Artifact, open_artifact, write_json
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Tokenizer as Settings
 from gpt_core.tokenizer.train import train_tokenizer
@@ -26,6 +26,11 @@ def write_dedup(root: Path, documents: list[tuple[str, str, str]], *, files: int
         ids, texts, sources = zip(*documents[part::files], strict=True)
         table = pa.table({"id": ids, "text": texts, "source": sources, "language": ["en"] * len(ids)})
         pq.write_table(table, root / "documents" / f"part-{part}.parquet", row_group_size=37)
+    told: dict[str, Json] = {}
+    for name in sorted({source for _, _, source in documents}):
+        kept = sum(source == name for _, _, source in documents)
+        told[name] = {"kept": kept, "bytes_kept": text_bytes * kept // len(documents)}
+    write_json(root / "stats.json", {"sources": told})
     counts = {"documents_kept": len(documents), "duplicates_exact": 0, "duplicates_fuzzy": 0}
     return write_output(root, "dedup", {**counts, "text_bytes_kept": text_bytes}).root
 
@@ -36,28 +41,37 @@ def write_tokenizer(root: Path) -> Path:
     return write_output(root, "tokenizer", {}).root
 
 
-def prepare(output: Path, **ray: Json) -> None:
+def prepare(output: Path, *, encoder: str = "auto", **ray: Json) -> None:
     """The output folder as the runner leaves it to the job."""
-    output.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
     recipe = {
         "name": "test",
         "corpus": {"inputs": [{"path": "corpus.jsonl"}]},
-        "shards": {"validation_fraction": 0.2, "shard_text_bytes": 1_000_000},
+        "shards": {"validation_fraction": 0.2, "shard_text_bytes": 1_000_000, "encoder": encoder},
         "cluster": {"ray": {"object_store_bytes": 100_000_000, **ray}},
     }
     (output / "recipe.json").write_text(json.dumps(recipe))
     (output / "identity.json").write_text("{}")
 
 
-def run_job(
-    output: Path, dedup: Path, tokenizer: Path, *, cwd: Path, **ray: int | str
-) -> "subprocess.CompletedProcess[str]":
-    prepare(output, **ray)
+def job_command(output: Path, dedup: Path, tokenizer: Path, *, encoder: str = "auto", **ray: Json) -> list[str]:
+    prepare(output, encoder=encoder, **ray)
     arguments = ["--recipe", output / "recipe.json", "--output", output]
     inputs = ["--inputs", f"dedup={dedup}", f"tokenizer={tokenizer}"]
-    command = [sys.executable, "-m", "jobs.tokenize_corpus", *map(str, arguments), *inputs]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+    return [sys.executable, "-m", "jobs.tokenize_corpus", *map(str, arguments), *inputs]
+
+
+def run_job(
+    output: Path, dedup: Path, tokenizer: Path, *, cwd: Path = ROOT, encoder: str = "auto", **ray: Json
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        job_command(output, dedup, tokenizer, encoder=encoder, **ray),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def whole(output: Path) -> Artifact:

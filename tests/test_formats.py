@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from gpt_core.artifact import Manifest
-from gpt_core.data.order import SampleOrder
+from gpt_core.data.mixture import PERIOD, Interleaving
+from gpt_core.data.order import GroupedOrder, SampleOrder
 from gpt_core.data.shards import ShardMetadata, write_shard
 from gpt_core.fingerprint import canonical_json, fingerprint
 from gpt_core.text.document import DOCUMENT_FIELDS
@@ -59,13 +61,48 @@ def test_the_example_of_the_sample_order_is_right() -> None:
     assert SampleOrder(10, 42).take(np.arange(20)).tolist() == told
 
 
+def order_of_the_page() -> dict[str, Any]:
+    """The three blocks of the sample order, one behind the other."""
+    names = code(1)
+    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[2:4]:
+        exec(block, names)  # noqa: S102  it is our own page
+    return names
+
+
+@pytest.mark.parametrize("sizes", [[3, 0, 4, 2], [1], [7, 5, 11, 3, 8]])
+def test_the_order_of_groups_on_the_page_is_that_of_the_code(sizes: list[int]) -> None:
+    window, n = order_of_the_page()["window_of_groups"], 2 * sum(sizes)
+    told = [window(number, sizes, 9) for number in range(n)]
+    assert told == GroupedOrder(sizes, 9).take(np.arange(n)).tolist()
+
+
+def test_the_example_of_the_groups_is_right() -> None:
+    told = re.search(r"With sizes ([\d ]+) and seed (\d+), the first epoch is ([\d ]+)\.", PAGE)
+    assert told is not None
+    sizes, (seed,), epoch = ([int(number) for number in part.split()] for part in told.groups())
+    assert GroupedOrder(sizes, seed).take(np.arange(len(epoch))).tolist() == epoch
+
+
+@pytest.mark.parametrize("weights", [[1.0], [3, 1], [0.5, 0.2, 0.3], [1, 2, 3, 4, 5, 6.5]])
+def test_the_mixture_on_the_page_is_that_of_the_code(weights: list[float]) -> None:
+    page = order_of_the_page()
+    assert page["PERIOD"] == PERIOD
+    counts = page["share_out"](weights)
+    interleaving = Interleaving(weights)
+    assert counts == interleaving.counts.tolist()
+    rows, ranks = interleaving.take(np.arange(PERIOD))
+    assert page["lay_out"](counts) == list(zip(rows.tolist(), ranks.tolist(), strict=True))
+
+
 def test_the_reader_on_the_page_reads_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     metadata = ShardMetadata(tokenizer_digest="00" * 32, vocab_size=300, end_of_text_id=299, seed=0)
     tokens = np.array([1, 2, 299, 3, 299], dtype=np.uint16)
-    write_shard(Path("train/shard-00000.arrow"), ["a", "b"], tokens, np.array([0, 3, 5]), metadata)
+    write_shard(Path("train/novels/shard-00000.arrow"), pa.array(["a", "b"]), tokens, np.array([0, 3, 5]), metadata)
     read = code(0)
     assert read["tokens"].tolist() == tokens.tolist()
     assert read["borders"].tolist() == [0, 3, 5]
+    buffers = [buffer and buffer.size for column in read["batch"].columns for buffer in column.buffers()]
+    assert buffers == [None, 3 * 4, 2, None, 3 * 8, None, 5 * 2]
     keys = re.findall(r"^\| `(gptmill\.\w+)` \|", PAGE, re.MULTILINE)
     assert [key.decode() for key in read["batch"].schema.metadata] == keys

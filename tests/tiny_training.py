@@ -12,6 +12,7 @@ import numpy as np
 from stage_output import write_output
 
 from gpt_core.artifact import Artifact, open_artifact
+from gpt_core.data.index import ShardEntry, ShardIndex, write_index
 from gpt_core.data.shards import ShardMetadata, write_shard
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import parse_recipe
@@ -42,19 +43,26 @@ def make_tokenizer(root: Path) -> Artifact:
 def make_shards(root: Path, tokenizer_root: Path) -> Artifact:
     tokenizer = Tokenizer.load(tokenizer_root)
     metadata = ShardMetadata(tokenizer.digest, tokenizer.vocab_size, tokenizer.end_of_text_id, seed=0)
-    counts = {}
+    counts: dict[str, int] = {}
+    sides: list[tuple[ShardEntry, ...]] = []
     for side, seeds in (("train", range(100, 220)), ("validation", range(220, 232))):
-        texts = [write_text(topic, seed) for topic in WORDS for seed in seeds]
-        ids = [[*tokenizer.encode(text), tokenizer.end_of_text_id] for text in texts]
-        (root / side).mkdir(parents=True)
-        write_shard(
-            root / side / "shard-00000.arrow",
-            doc_ids=[f"{side}-{index}" for index in range(len(texts))],
-            tokens=np.array([token for document in ids for token in document], dtype=metadata.dtype),
-            offsets=np.cumsum([0, *map(len, ids)]),
-            metadata=metadata,
-        )
-        counts |= {f"{side}_tokens": sum(map(len, ids)), f"{side}_bytes": sum(map(len, texts))}
+        entries = []
+        for topic in sorted(WORDS):
+            texts = [write_text(topic, seed) for seed in seeds]
+            ids = [[*tokenizer.encode(text), tokenizer.end_of_text_id] for text in texts]
+            tokens = np.array([token for document in ids for token in document], dtype=metadata.dtype)
+            entries.append(ShardEntry(f"{side}/{topic}/shard-00000.arrow", topic, len(ids), len(tokens)))
+            write_shard(
+                root / entries[-1].path,
+                doc_ids=[f"{side}-{topic}-{index}" for index in range(len(texts))],
+                tokens=tokens,
+                offsets=np.cumsum([0, *map(len, ids)]),
+                metadata=metadata,
+            )
+            counts[f"{side}_tokens"] = counts.get(f"{side}_tokens", 0) + len(tokens)
+            counts[f"{side}_bytes"] = counts.get(f"{side}_bytes", 0) + sum(map(len, texts))
+        sides.append(tuple(entries))
+    write_index(root, ShardIndex(metadata, *sides))
     return write_output(root, "shards", counts)
 
 

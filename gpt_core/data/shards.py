@@ -7,10 +7,9 @@ format's version, the tokenizer's digest, its vocabulary size, the end-of-text i
 Any Arrow reader opens a shard: pyarrow, polars, DuckDB, datasets.
 """
 
-import bisect
-import itertools
-import os
-from collections.abc import Sequence
+import contextlib
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -78,7 +77,7 @@ class ShardMetadata:
 
 
 def write_shard(
-    path: Path, doc_ids: Sequence[str], tokens: TokenIds, offsets: npt.NDArray[np.int64], metadata: ShardMetadata
+    path: Path, doc_ids: pa.StringArray, tokens: TokenIds, offsets: npt.NDArray[np.int64], metadata: ShardMetadata
 ) -> None:
     """`path` is a token shard whose document i is `tokens[offsets[i]:offsets[i + 1]]`; it appears in one step.
 
@@ -88,14 +87,22 @@ def write_shard(
     ends = np.flatnonzero(tokens == metadata.end_of_text_id)
     if tokens.dtype != metadata.dtype or offsets[0] != 0 or not np.array_equal(ends, offsets[1:] - 1):
         raise ValueError(f"{path}: not every document is closed by one end-of-text token of {metadata.dtype}")
-    batch = pa.record_batch(
-        [pa.array(doc_ids, pa.string()), metadata.to_lists(tokens, offsets)], schema=metadata.schema()
-    )
+    batch = pa.record_batch([doc_ids, metadata.to_lists(tokens, offsets)], schema=metadata.schema())
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    with write_whole(path) as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    draft.replace(path)
+
+
+@contextlib.contextmanager
+def write_whole(path: Path) -> Iterator[pa.NativeFile]:
+    """What is written inside stands at `path` when the block ends well, in one step, whoever else writes there."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with pa.OSFile(str(draft), "wb") as sink:
+            yield sink
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 class TokenShard:
@@ -118,54 +125,3 @@ class TokenShard:
         lists = batch.column("tokens")
         self.offsets: npt.NDArray[np.int64] = lists.offsets.to_numpy(zero_copy_only=True)
         self.tokens: TokenIds = lists.values.to_numpy(zero_copy_only=True)
-
-
-class ShardSet:
-    """Shards of one tokenizer as one long array of token ids, concatenated by name. Memory-mapped."""
-
-    def __init__(self, shards: Sequence[TokenShard]) -> None:
-        self.shards = list(shards)
-        self.metadata = self.shards[0].metadata
-        sizes = (len(shard.tokens) for shard in self.shards)
-        self._starts = list(itertools.accumulate(sizes, initial=0))
-        self._tokens = [shard.tokens for shard in self.shards]
-        self.n_tokens = self._starts[-1]
-        self.n_documents = sum(len(shard.doc_ids) for shard in self.shards)
-        self.dtype = self.metadata.dtype
-
-    @classmethod
-    def open(cls, paths: Sequence[Path], *, tokenizer_digest: str | None = None) -> "ShardSet":
-        """The shards in `paths`. Raises ArtifactError for none, for a malformed one, or for another tokenizer's.
-
-        The tokenizer is that of `tokenizer_digest`, or else of the first shard.
-        """
-        if not paths:
-            raise ArtifactError("there is no token shard to read; run the stage shards again")
-        shards = [TokenShard(path) for path in sorted(paths, key=lambda path: path.name)]
-        wanted = tokenizer_digest or shards[0].metadata.tokenizer_digest
-        for shard in shards:
-            if shard.metadata.tokenizer_digest != wanted:
-                raise ArtifactError(
-                    f"{shard.path}: was made with the tokenizer {shard.metadata.tokenizer_digest[:12]}, not "
-                    f"{wanted[:12]}; run the stage shards again"
-                )
-        return cls(shards)
-
-    def window(self, start: int, length: int) -> TokenIds:
-        """Token ids `start` to `start + length`: a view inside one shard, a copy across a border.
-
-        Raises IndexError beyond the end.
-        """
-        stop = start + length
-        if start < 0 or stop > self.n_tokens:
-            raise IndexError(f"tokens {start} to {stop} of {self.n_tokens}")
-        index = bisect.bisect_right(self._starts, start, hi=len(self.shards)) - 1
-        begin = start - self._starts[index]
-        if stop <= self._starts[index + 1]:
-            return self._tokens[index][begin : begin + length]
-        parts = []
-        while length > 0:
-            parts.append(self._tokens[index][begin : begin + length])
-            length -= len(parts[-1])
-            index, begin = index + 1, 0
-        return np.concatenate(parts)

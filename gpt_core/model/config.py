@@ -50,7 +50,7 @@ class DecoderConfig:
             n_inner = _round_up(-(-8 * model.n_embd // 3), MLP_MULTIPLE)
         return cls(
             architecture=model.architecture,
-            vocab_size=_round_up(vocab_size + 1, VOCABULARY_MULTIPLE),
+            vocab_size=pad_vocabulary(vocab_size),
             n_layer=model.n_layer,
             n_head=model.n_head,
             n_kv_head=model.n_kv_head or model.n_head,
@@ -77,6 +77,11 @@ class DecoderConfig:
             return (self.vocab_size + self.context_length) * C + self.n_layer * block + 2 * C
         block = C * qkv + C * C + 3 * C * F + 2 * self.head_dim + 2 * C
         return self.vocab_size * C + self.n_layer * block + C
+
+
+def pad_vocabulary(vocab_size: int) -> int:
+    """Rows of the embedding for a tokenizer of `vocab_size` tokens: the next multiple of 128 beyond them."""
+    return _round_up(vocab_size + 1, VOCABULARY_MULTIPLE)
 
 
 def _round_up(value: int, multiple: int) -> int:

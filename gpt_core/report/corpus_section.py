@@ -1,12 +1,12 @@
 """The documents: how many came, why some went, how long they are, in which languages, what they gave in tokens."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 
 from gpt_core.report import units
 from gpt_core.report.blocks import Block, Columns, Details, Excerpt, Excerpts, Figure, Section, Table
 from gpt_core.report.charts import Bar, bar_chart, histogram
-from gpt_core.report.evidence import CleanStats, DedupStats, Evidence, ShardsStats
+from gpt_core.report.evidence import CleanStats, DedupStats, Encoding, Evidence, ShardsStats
 
 MOST_BARS = 12
 MOST_SOURCES = 30
@@ -66,10 +66,10 @@ def tokens_section(evidence: Evidence) -> Section:
         for name in ranked
     ]
     head = ["source", "documents", "clean", "unique", "unique text", "train tokens", "validation tokens"]
-    table = Table(_of(ranked, "Sources", MOST_SOURCES), head, rows[:MOST_SOURCES])
+    table = Table(title_of(ranked, "Sources", MOST_SOURCES), head, rows[:MOST_SOURCES])
     legend = [("train", "c1"), ("validation", "c3")]
     title = "Tokens by source"
-    chart = Figure(_of(bars, title, MOST_BARS), bar_chart(title, bars[:MOST_BARS]), legend=legend)
+    chart = Figure(title_of(bars, title, MOST_BARS), bar_chart(title, bars[:MOST_BARS]), legend=legend)
     shown: list[Block] = [Columns([chart])] if bars else []
     return Section("sources", "Sources and tokens", _tokens_lead(evidence), [*shown, table])
 
@@ -83,12 +83,18 @@ def _lead(evidence: Evidence) -> str:
 
 
 def _tokens_lead(evidence: Evidence) -> str:
-    vocabulary, ratio = evidence.count("tokenizer", "vocab_size"), evidence.figure("shards", "bytes_per_token")
-    parts = (
-        [f"A byte-level BPE tokenizer of {units.count(vocabulary)} tokens was trained on them."] if vocabulary else []
-    )
-    if ratio is not None:
-        parts.append(f"A token stands for {ratio:.2f} bytes of text on average.")
+    ratio = evidence.figure("shards", "bytes_per_token")
+    parts = [f"A token stands for {ratio:.2f} bytes of text on average."] if ratio is not None else []
+    encoding = evidence.read("shards", "encoder.json", Encoding)
+    fast, reference = encoding.blocks.get("fast", 0), encoding.blocks.get("reference", 0)
+    if fast:
+        compared = f"{units.count(encoding.compared_documents)} documents, {units.size(encoding.compared_bytes)}"
+        parts.append(f"The fast encoder made the ids, compared with the reference on a sample ({compared}).")
+    if encoding.differences:
+        parts.append(
+            f"The two differed in {units.count(reference)} of {units.count(fast + reference)} blocks, which the "
+            f"reference made: {encoding.differences[0]}."
+        )
     return " ".join(parts)
 
 
@@ -159,7 +165,7 @@ def _languages(evidence: Evidence, clean: CleanStats) -> Iterator[Figure]:
     ]
     legend = [("wanted by the recipe", "c1"), ("not", "muted")] if wanted else []
     title = "Identified language of the raw documents"
-    yield Figure(_of(bars, title, MOST_BARS), bar_chart(title, bars[:MOST_BARS]), legend=legend)
+    yield Figure(title_of(bars, title, MOST_BARS), bar_chart(title, bars[:MOST_BARS]), legend=legend)
 
 
 def _rejections(evidence: Evidence, clean: CleanStats) -> Iterator[Block]:
@@ -180,6 +186,6 @@ def _rejections(evidence: Evidence, clean: CleanStats) -> Iterator[Block]:
     yield Details("Rejected documents: every reason, and samples", [table, *samples])
 
 
-def _of(items: list[str] | list[Bar], title: str, most: int) -> str:
+def title_of(items: Sized, title: str, most: int) -> str:
     """The title, and how many are shown where not all are."""
     return title if len(items) <= most else f"{title} (the first {most} of {len(items)})"

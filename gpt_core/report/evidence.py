@@ -126,6 +126,43 @@ class DedupStats(BaseModel):
     pairs: list[DuplicatePair] = []
 
 
+class MeasuredText(BaseModel):
+    """Documents that the tokenizer was tried on."""
+
+    documents: int = 0
+    text_bytes: int = Field(0, alias="bytes")
+    tokens: int = 0
+
+
+class Token(BaseModel):
+    """A token of the vocabulary; its text, in which bytes that are none stand as escapes."""
+
+    id: int
+    token: str
+    size: int = Field(alias="bytes")
+
+
+class UnusedTokens(BaseModel):
+    """Tokens that the measured documents do not hold; the first of those that are more than a byte."""
+
+    tokens: int = 0
+    single_bytes: int = 0
+    first: list[Token] = []
+
+
+class TokenizerReport(BaseModel):
+    """report.json of tokenizer."""
+
+    vocab_size: int = 0
+    padded_vocab_size: int = 0
+    special_tokens: dict[str, int] = {}
+    measured: MeasuredText = MeasuredText()
+    sources: dict[str, MeasuredText] = {}
+    languages: dict[str, MeasuredText] = {}
+    unused: UnusedTokens = UnusedTokens()
+    longest: list[Token] = []
+
+
 class SourceTokens(BaseModel):
     """Tokens of one source."""
 
@@ -138,6 +175,15 @@ class ShardsStats(BaseModel):
     """stats.json of shards."""
 
     sources: dict[str, SourceTokens] = {}
+
+
+class Encoding(BaseModel):
+    """encoder.json of shards."""
+
+    blocks: dict[str, int] = {}
+    compared_documents: int = 0
+    compared_bytes: int = 0
+    differences: list[str] = []
 
 
 class PretrainCurves(BaseModel):

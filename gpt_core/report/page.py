@@ -21,12 +21,14 @@ from gpt_core.report.evidence import Evidence
 from gpt_core.report.provenance_section import provenance_section, recipe_section
 from gpt_core.report.results_section import results_section, samples_section
 from gpt_core.report.rules_section import rules_section
+from gpt_core.report.tokenizer_section import tokenizer_section
 from gpt_core.report.training_section import finetune_section, pretrain_section
 
 SECTIONS = (
     corpus_section,
     rules_section,
     duplicates_section,
+    tokenizer_section,
     tokens_section,
     pretrain_section,
     finetune_section,

@@ -6,8 +6,8 @@ Lines that are no sentences go; a document with a forbidden phrase, or with too 
 import numpy as np
 import numpy.typing as npt
 
+from gpt_core.kernel import kernel
 from gpt_core.text.characters import CLOSER, CODE_POINTS, SPACE, TERMINAL, WORD
-from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import class_before, ends_in_ellipsis, previous, trim
 from gpt_core.text.phrases import find_phrase
 from gpt_core.text.words import Bytes, Offsets, decode, is_abbreviated

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gpt_core.kernel import kernel
 from gpt_core.recipe import Fields
-from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import Table, find, table_size
 from gpt_core.text.read import read_texts
 from gpt_core.text.words import Hashes, hash_all, hash_ngrams, hash_words

@@ -15,6 +15,7 @@ DOCUMENT_FIELDS = [
     pa.field("url", pa.string()),
     pa.field("language", pa.string()),
     pa.field("metadata", METADATA),
+    pa.field("place", pa.string(), nullable=False),  # in the raw corpus: place.py reads it
 ]
 REJECTION_FIELDS = [pa.field("reason", pa.string()), pa.field("detail", pa.string())]
 

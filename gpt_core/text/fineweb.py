@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from gpt_core.kernel import kernel
 from gpt_core.text.characters import TERMINAL
-from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import class_before, trim
 from gpt_core.text.repetition import duplicates
 from gpt_core.text.words import Bytes, Hashes, Offsets

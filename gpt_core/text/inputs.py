@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class RawInput:
 
     entry: int  # in corpus.inputs
     path: str
+    name: str  # what the places of its records call it
     format: str
     fields: Fields
     source: str | None  # of every record, where given
@@ -35,10 +37,13 @@ class RawInput:
 def expand_inputs(corpus: Corpus) -> list[RawInput]:
     """Every raw file: the entries of corpus.inputs in order, a glob's files by name.
 
+    A file is called by its name; of several with one name each by its path from the folder that these have in common:
+    no two are called the same, and files that move together keep what they are called.
+
     Raises InputError that names the entry for a file that is missing, unreadable, of unknown format or listed
     twice, and for a glob without files.
     """
-    found: list[RawInput] = []
+    found: dict[str, tuple[int, str]] = {}  # path -> (entry, format)
     seen: dict[str, int] = {}
     for index, entry in enumerate(corpus.inputs):
         field = f"corpus.inputs.{index}.path: {entry.path}"
@@ -49,13 +54,28 @@ def expand_inputs(corpus: Corpus) -> list[RawInput]:
                 raise InputError(f"{field}: {path} is already read by corpus.inputs.{seen[key]}; leave one of them out")
             seen[key] = index
             fmt = _format(path, field, index) if entry.format == "auto" else entry.format
-            found.append(RawInput(index, path, fmt, entry.fields or corpus.fields, entry.source))
-    return found
+            found[path] = (index, fmt)
+    names, entries = _names(list(found)), corpus.inputs
+    return [
+        RawInput(index, path, name, fmt, entries[index].fields or corpus.fields, entries[index].source)
+        for (path, (index, fmt)), name in zip(found.items(), names, strict=True)
+    ]
 
 
 def stem(path: str) -> str:
     """The file's name without its compression and its extension: the source of records that name none."""
     return Path(_uncompressed(path)).stem
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """What each of the files, all different, is called."""
+    # ".." stays: leaving it out would give two files one name where a link stands before it
+    absolute = [Path(path).absolute() for path in paths]
+    folders: dict[str, list[Path]] = {}
+    for path in absolute:
+        folders.setdefault(path.name, []).append(path.parent)
+    common = {name: os.path.commonpath(found) for name, found in folders.items()}
+    return [path.relative_to(common[path.name]).as_posix() for path in absolute]
 
 
 def _uncompressed(path: str) -> str:

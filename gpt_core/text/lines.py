@@ -4,8 +4,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from gpt_core.kernel import kernel
 from gpt_core.text.characters import CODE_POINTS, SPACE
-from gpt_core.text.kernel import kernel
 from gpt_core.text.words import STEP, Bytes, Hashes, Offsets, decode, mix
 
 

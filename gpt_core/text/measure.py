@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gpt_core.kernel import kernel
 from gpt_core.recipe import Clean
 from gpt_core.text import fineweb, quality
 from gpt_core.text.c4 import edit_lines
 from gpt_core.text.characters import character_tables
 from gpt_core.text.contamination import ContaminationIndex, find_contamination
 from gpt_core.text.fineweb import measure_fineweb
-from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import (
     LineScratch,
     Table,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from gpt_core.text.kernel import kernel
+from gpt_core.kernel import kernel
 from gpt_core.text.lines import Table, find, table_size
 from gpt_core.text.words import Hashes, hash_all, hash_ngrams, mix
 

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gpt_core.kernel import kernel
 from gpt_core.recipe import Dedup
 from gpt_core.text.characters import character_tables
-from gpt_core.text.kernel import kernel
 from gpt_core.text.lines import table_size
 from gpt_core.text.minhash import (
     Bands,

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gpt_core.kernel import kernel
 from gpt_core.text.characters import CODE_POINTS
-from gpt_core.text.kernel import kernel
 from gpt_core.text.words import Bytes, Offsets, buffers, decode
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gpt_core.text.kernel import kernel
+from gpt_core.kernel import kernel
 from gpt_core.text.words import Bytes, Offsets
 
 _8, _PAIR = np.uint64(8), np.uint64(0xFFFF)

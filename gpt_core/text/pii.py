@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gpt_core.text.kernel import kernel
+from gpt_core.kernel import kernel
 from gpt_core.text.words import Bytes, Offsets, buffers
 
 _EMAIL = re.compile(

@@ -8,7 +8,7 @@ spaces have no length to speak of and do not enter the mean. Lines are those wit
 import numpy as np
 import numpy.typing as npt
 
-from gpt_core.text.kernel import kernel
+from gpt_core.kernel import kernel
 from gpt_core.text.lines import begins_with_bullet, ends_in_ellipsis, trim
 from gpt_core.text.words import HAS_LETTER, IS_CONTRACTED, IS_JOINED, IS_LONE, IS_WORD, Bytes, Hashes, Offsets
 

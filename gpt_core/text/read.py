@@ -30,7 +30,6 @@ RAW = pa.schema(
         *DOCUMENT_FIELDS,
         *REJECTION_FIELDS,
         pa.field("text_bytes", pa.int64(), nullable=False),  # UTF-8 bytes of the text as it was read; malformed: 0
-        pa.field("place", pa.string(), nullable=False),  # file:line, file byte N, file row N, file record N
     ]
 )
 
@@ -72,11 +71,12 @@ def read_texts(path: str, fields: Fields) -> Iterator[tuple[str, str]]:
 
     Raises InputError for a file that cannot be opened and for the first malformed record.
     """
+    name = Path(path).name
     try:
-        for document in _read(Split(RawInput(0, path, "jsonl", fields, None), 0, None, 0), 1 << 30):
+        for document in _read(Split(RawInput(0, path, name, "jsonl", fields, None), 0, None, 0), 1 << 30):
             if document.rejection is not None:
                 raise InputError(f"{document.rejection.detail}; evaluation texts must all be read")
-            yield f"{Path(path).name} {document.id}", document.text
+            yield f"{name} {document.id}", document.text
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}; it holds evaluation texts") from None
 
@@ -111,19 +111,20 @@ def _read(split: Split, max_record_bytes: int) -> Iterator[Document]:
 
 def _read_plain(split: Split, max_record_bytes: int) -> Iterator[Document]:
     given, whole = split.input, split.input.format == "text"
-    name, source, found = Path(given.path).name, given.source or stem(given.path), False
-    for place, raw in read_lines(given.path, split.start, split.stop, max_record_bytes, whole=whole):
+    source, found = given.source or stem(given.path), False
+    lines = read_lines(given.path, split.start, split.stop, max_record_bytes, name=given.name, whole=whole)
+    for place, raw in lines:
         if isinstance(raw, str):
             found = True
             yield malformed(place, raw, source=source)
         elif raw and not raw.isspace():
             found = True
             if given.format == "jsonl":
-                yield parse_record(raw, place=place, name=name, given=given)
+                yield parse_record(raw, place=place, given=given)
             else:
                 yield plain_document(raw, place=place, source=source)
     if not found and split.start == 0:
-        yield malformed(name, "the file holds no record", source=source)
+        yield malformed(given.name, "the file holds no record", source=source)
 
 
 def _batch(rows: list[Document]) -> pa.RecordBatch:
@@ -134,10 +135,10 @@ def _batch(rows: list[Document]) -> pa.RecordBatch:
         [row.url for row in rows],
         [row.language for row in rows],
         [list(row.metadata.items()) for row in rows],
+        [row.place for row in rows],
         [row.rejection and row.rejection.reason for row in rows],
         [row.rejection and row.rejection.detail for row in rows],
         [0 if row.rejection else len(row.text.encode()) for row in rows],
-        [row.place for row in rows],
     ]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, RAW, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=RAW)

@@ -10,13 +10,12 @@ import zstandard
 
 
 def read_lines(
-    path: str, start: int, stop: int | None, max_bytes: int, *, whole: bool = False
+    path: str, start: int, stop: int | None, max_bytes: int, *, name: str, whole: bool = False
 ) -> Iterator[tuple[str, bytes | str]]:
     """(place, line) of every line that begins at bytes start to stop; instead of a line, why it cannot be read.
 
-    The place is `file:line`, or `file byte N` where the piece does not begin the file. `whole`: the file is one line.
+    The place is `name:line`, or `name byte N` where the piece does not begin the file. `whole`: the file is one line.
     """
-    name = Path(path).name
     with _open(path) as stream:
         try:
             if start:

@@ -1,7 +1,6 @@
 """Rows of Parquet files to documents."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +14,7 @@ _BATCH_ROWS = 1_000
 
 def read_rows(given: RawInput, start: int, stop: int) -> Iterator[Document]:
     """The documents of row groups start to stop; a rejected one for a row, or a file, that holds none."""
-    name, source = Path(given.path).name, given.source or stem(given.path)
+    name, source = given.name, given.source or stem(given.path)
     fields = given.fields
     try:
         with pq.ParquetFile(given.path) as file:
@@ -32,7 +31,7 @@ def read_rows(given: RawInput, start: int, stop: int) -> Iterator[Document]:
             columns_read = [column for column in schema.names if column in names]
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=list(range(start, stop)), columns=columns_read):
                 for record in batch.to_pylist():
-                    yield try_document(record, place=f"{name} row {row}", name=name, given=given)
+                    yield try_document(record, place=f"{name} row {row}", given=given)
                     row += 1
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         why = str(error).partition("\n")[0]

@@ -1,7 +1,6 @@
 """Common Crawl's archives to documents: WET's texts, and WARC's pages by resiliparse's main-text extraction."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
@@ -16,7 +15,7 @@ _HTML = ("text/html", "application/xhtml+xml")
 
 def read_archive(given: RawInput, max_record_bytes: int) -> Iterator[Document]:
     """The documents of a WET or WARC file; requests and notes on the crawl are none and are passed over."""
-    name, source = Path(given.path).name, given.source or stem(given.path)
+    name, source = given.name, given.source or stem(given.path)
     wanted = WarcRecordType.conversion if given.format == "wet" else WarcRecordType.response
     number = 0
     try:

@@ -12,13 +12,13 @@ class _RecordError(ValueError):
     """A record that holds no document; the message says why."""
 
 
-def parse_record(raw: bytes, *, place: str, name: str, given: RawInput) -> Document:
-    """The document in one line of the file `name`; a rejected one if the line holds none. Never raises."""
+def parse_record(raw: bytes, *, place: str, given: RawInput) -> Document:
+    """The document in one line of a file; a rejected one if the line holds none. Never raises."""
     try:
-        return document_of(_load(raw), place=place, name=name, given=given)
+        return document_of(_load(raw), place=place, given=given)
     except _RecordError as error:
         excerpt = raw[: 4 * EXCERPT_CHARACTERS].decode("utf-8", errors="replace").rstrip("\r\n")
-        return malformed(place, str(error), source=given.source or stem(name), excerpt=excerpt)
+        return malformed(place, str(error), source=given.source or stem(given.path), excerpt=excerpt)
 
 
 def plain_document(raw: bytes, *, place: str, source: str) -> Document:
@@ -33,7 +33,7 @@ def plain_document(raw: bytes, *, place: str, source: str) -> Document:
     return Document(id=f"{source}/{place}", text=text.rstrip("\r\n"), source=source, place=place)
 
 
-def document_of(record: dict[str, object], *, place: str, name: str, given: RawInput) -> Document:
+def document_of(record: dict[str, object], *, place: str, given: RawInput) -> Document:
     """The document in a record. Raises _RecordError if it has no text."""
     fields = given.fields
     text = record.get(fields.text)
@@ -48,7 +48,7 @@ def document_of(record: dict[str, object], *, place: str, name: str, given: RawI
     return Document(
         id=_as_text(record.get(fields.id)) or xxhash.xxh3_128_hexdigest(text.encode()),
         text=text,
-        source=given.source or _string(record.get(fields.source)) or stem(name),
+        source=given.source or _string(record.get(fields.source)) or stem(given.path),
         url=_string(record.get(fields.url)),
         language=_string(record.get(fields.language)),
         metadata=_read_metadata(record.get(fields.metadata)),
@@ -56,12 +56,12 @@ def document_of(record: dict[str, object], *, place: str, name: str, given: RawI
     )
 
 
-def try_document(record: dict[str, object], *, place: str, name: str, given: RawInput) -> Document:
+def try_document(record: dict[str, object], *, place: str, given: RawInput) -> Document:
     """The document in a record, or a rejected one."""
     try:
-        return document_of(record, place=place, name=name, given=given)
+        return document_of(record, place=place, given=given)
     except _RecordError as error:
-        return malformed(place, str(error), source=given.source or stem(name))
+        return malformed(place, str(error), source=given.source or stem(given.path))
 
 
 def _load(raw: bytes) -> dict[str, object]:

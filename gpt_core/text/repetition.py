@@ -10,7 +10,7 @@ so that no character counts twice. Shares are of the text's characters.
 import numpy as np
 import numpy.typing as npt
 
-from gpt_core.text.kernel import kernel
+from gpt_core.kernel import kernel
 from gpt_core.text.lines import Table, find, table_size
 from gpt_core.text.words import STEP, Hashes, Offsets, mix
 

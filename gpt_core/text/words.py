@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from gpt_core.kernel import kernel
 from gpt_core.text.characters import CODE_POINTS, DIGIT, LETTER, LONE, MARK, SPACE, WORD, character_tables
-from gpt_core.text.kernel import kernel
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Hashes: TypeAlias = npt.NDArray[np.uint64]

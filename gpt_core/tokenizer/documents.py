@@ -1,12 +1,14 @@
 """Reading the documents of a former stage: Parquet files with `id`, `text` and `source`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
@@ -85,3 +87,19 @@ def hash_strings(column: pa.Array | pa.ChunkedArray, *, seed: int = 0) -> npt.ND
     """The xxh3-64 of the UTF-8 of every string in `column`, which has no nulls."""
     values = column.cast(pa.large_binary()).to_pylist()
     return np.fromiter((xxhash.xxh3_64_intdigest(value, seed) for value in values), np.uint64, len(values))
+
+
+def find_rows(paths: Sequence[Path], ids: Collection[str], *, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The `columns` of the documents with these ids, by id; of all others the ids alone are read."""
+    wanted, found = pa.array(sorted(ids)), {}
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.metadata.num_row_groups):
+                known = file.read_row_group(group, columns=["id"]).column("id")
+                rows = pc.indices_nonzero(pc.is_in(known, wanted.cast(known.type)))
+                if len(rows):
+                    table = file.read_row_group(group, columns=["id", *columns]).take(rows)
+                    found.update({row["id"]: row for row in table.to_pylist()})
+        if len(found) == len(wanted):
+            break
+    return found

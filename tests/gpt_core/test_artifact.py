@@ -91,6 +91,19 @@ def test_a_file_of_another_size_is_named(tmp_path: Path) -> None:
         open_artifact(tmp_path)
 
 
+def test_files_that_stand_elsewhere_may_be_missing_and_no_others(tmp_path: Path) -> None:
+    whole_output(tmp_path)
+    (tmp_path / "table/a.parquet").unlink()
+    assert open_artifact(tmp_path, elsewhere=["table"]) is not None
+    (tmp_path / "table/b.parquet").write_bytes(b"o")
+    with pytest.raises(ArtifactError, match=r"b\.parquet: has 1 bytes"):
+        open_artifact(tmp_path, elsewhere=["table"])
+    (tmp_path / "table/b.parquet").unlink()
+    (tmp_path / "stats.json").unlink()
+    with pytest.raises(ArtifactError, match=r"stats\.json: is missing"):
+        open_artifact(tmp_path, elsewhere=["table"])
+
+
 def test_verify_finds_a_flipped_bit(tmp_path: Path) -> None:
     artifact = whole_output(tmp_path)
     artifact.verify()

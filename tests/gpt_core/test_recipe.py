@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from gpt_core.errors import RecipeError
-from gpt_core.recipe import C4, Classifier, Fields, FineWeb, LineDedup, Pii, Recipe, UrlRules
+from gpt_core.recipe import C4, Classifier, Fields, FineWeb, LineDedup, MixtureSource, Pii, Recipe, UrlRules
 from gpt_core.recipe_file import load_recipe, parse_recipe
 
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
@@ -26,6 +26,7 @@ def resolved_demo() -> dict[str, Any]:
         "classifier": Classifier(model="model.bin").model_dump(mode="json"),
         "pii": Pii().model_dump(mode="json"),
     }
+    tree["pretrain"]["mixture"] = {"novels": MixtureSource(weight=1).model_dump(mode="json")}
     tree["dedup"]["lines"] = LineDedup().model_dump(mode="json")
     return tree
 
@@ -51,8 +52,8 @@ def put(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 ALL_FIELDS = paths_in(resolved_demo())
-BY_LANGUAGE = ("clean", "min_language_scores")  # its keys are languages
-SECTIONS = [(), *(p for p in ALL_FIELDS if isinstance(look(resolved_demo(), p), dict) and p != BY_LANGUAGE)]
+BY_NAME = {("clean", "min_language_scores"), ("pretrain", "mixture")}  # their keys are languages and sources
+SECTIONS = [(), *(p for p in ALL_FIELDS if isinstance(look(resolved_demo(), p), dict) and p not in BY_NAME)]
 
 
 @pytest.mark.parametrize("path", ALL_FIELDS, ids=lambda path: ".".join(map(str, path)))
@@ -116,7 +117,27 @@ def test_every_bound_is_held_at_its_edge(path: str, value: Any) -> None:
         (["pretrain.warmup_tokens=999999999"], "exceeds pretrain.tokens"),
         (["pretrain.batch_sequences=15"], "must be a multiple of cluster.train.processes=2"),
         (["finetune.batch_sequences=15"], "finetune.batch_sequences=15 must be a multiple"),
+        (["pretrain.mixture={}"], r"pretrain\.mixture: no source has a weight > 0; give one, or leave the mixture out"),
+        (["pretrain.mixture={a: {weight: 0}}"], r"pretrain\.mixture: no source has a weight > 0"),
+        (
+            ["pretrain.mixture={a: {weight: 1}, b: {weight: 0.0001}}"],
+            r"pretrain\.mixture\.b\.weight=0\.0001 is less than 1/5000 of all weights, 1\.0001; raise it, or leave",
+        ),
         (["finetune.max_tokens=100000"], "exceeds model.context_length"),
+        (["tokenizer.special_tokens=[<a>, <b>, <a>]"], "special_tokens: '<a>' is given twice; name every token once"),
+        (
+            ["tokenizer.special_tokens=[<a>]", "tokenizer.end_of_text=<a>"],
+            r"tokenizer\.special_tokens: '<a>' is tokenizer\.end_of_text; name every token once",
+        ),
+        (
+            ["tokenizer.special_tokens=[<a>, <b>]", "tokenizer.vocab_size=258"],
+            r"tokenizer\.vocab_size=258 must be at least 259: 256 bytes, 2 special tokens and the end of text",
+        ),
+        (
+            ["tokenizer.path=t"],
+            r"tokenizer\.vocab_size is given beside tokenizer\.path='t', whose files say all but end_of_text; "
+            "leave out vocab_size and sample_bytes, or the path to learn a tokenizer",
+        ),
     ],
 )
 def test_impossible_pairs_are_refused(overrides: list[str], message: str) -> None:
@@ -133,6 +154,21 @@ def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(RecipeError) as refusal:
         load_recipe(DEMO, ["pretrain.beta1=2", "shards.seed=-1", "name=''"])
     assert len(refusal.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        ("{a: {weight: -1}}", r"pretrain\.mixture\.a\.weight: -1 is refused"),
+        ("{a: {}}", r"pretrain\.mixture\.a\.weight: is required and missing"),
+        ("{a: {weight: 1, max_epochs: 0}}", r"pretrain\.mixture\.a\.max_epochs: 0 is refused"),
+        ("{a: {wieght: 1}}", r"pretrain\.mixture\.a\.wieght: unknown field; did you mean 'weight'\?"),
+        ("{'': {weight: 1}}", r"pretrain\.mixture\."),
+    ],
+)
+def test_a_source_of_the_mixture_is_refused_by_its_name(mixture: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(DEMO, [f"pretrain.mixture={mixture}"])
 
 
 def test_a_missing_section_is_named(tmp_path: Path) -> None:
@@ -191,6 +227,21 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "r.json") == recipe
 
 
+@pytest.mark.parametrize(
+    "given", [{"vocab_size": 300}, {"min_frequency": 2}, {"sample_bytes": 1}, {"special_tokens": []}]
+)
+def test_what_is_learned_is_refused_beside_an_existing_tokenizer(given: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=rf"tokenizer\.{next(iter(given))} is given beside tokenizer\.path='t'"):
+        parse_recipe({**resolved_demo(), "tokenizer": {"path": "t", **given}}, origin="demo")
+
+
+def test_a_resolved_recipe_with_an_existing_tokenizer_reads_back_as_itself(tmp_path: Path) -> None:
+    recipe = load_recipe(DEMO, ["tokenizer={path: t, end_of_text: </s>}"])
+    assert recipe.tokenizer.model_dump() == {"path": "t", "end_of_text": "</s>"}
+    (tmp_path / "r.json").write_text(recipe.model_dump_json())
+    assert load_recipe(tmp_path / "r.json") == recipe
+
+
 def test_every_field_has_a_description() -> None:
     schema = Recipe.model_json_schema()
     bare = [
@@ -206,3 +257,30 @@ def test_every_recipe_of_the_project_is_valid() -> None:
     for path in DEMO.parent.glob("*.yaml"):
         assert load_recipe(path).name == path.stem
         assert yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("http://host/x", "is no s3://bucket/folder, gs://bucket/folder or file:///folder"),
+        ("bucket/x", "is no s3://bucket/folder"),
+        ("s3:///x", "names no bucket; write s3://bucket/folder"),
+        ("file://folder/x", "is no absolute folder; write file:///folder"),
+        ("s3://key:hush@bucket/x", "leave out user:password@, port and query: credentials and the endpoint come from"),
+        ("s3://key:hu/sh@bucket/x", "leave out user:password@"),
+        ("s3://hush@bucket/x", "leave out user:password@"),
+        ("s3://bucket/x?secret=hush", "leave out user:password@, port and query"),
+    ],
+)
+def test_a_place_for_copies_is_a_folder_without_a_secret(uri: str, problem: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(put(resolved_demo(), ("cluster", "train", "shards_from"), uri), origin="r")
+    assert "cluster.train.shards_from: " in str(error.value)
+    assert problem in str(error.value)
+    assert "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/a/b/", "gs://bucket/x", "file:///mnt/x"])
+def test_a_place_for_copies_is_taken_as_it_is(uri: str) -> None:
+    recipe = parse_recipe(put(resolved_demo(), ("cluster", "train", "shards_from"), uri), origin="r")
+    assert recipe.cluster.train.shards_from == uri

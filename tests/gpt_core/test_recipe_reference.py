@@ -36,6 +36,8 @@ def test_every_field_has_a_row_under_its_section() -> None:
         "| `architecture` | `gpt2` or `qwen3` | `gpt2` |  | Which block. |",
         "| `inputs` | list of sections | required |  | Where the raw documents are. |",
         "| `gopher_quality` | section or null | see below |  | Quality statistics; presets: gopher, fineweb. |",
+        "| `mixture` | section by name or null | null |  | Shares of the training tokens by source; "
+        "default: every source as large as it is. |",
         "| `seed` | integer | `0` | >= 0, < 2^63 | Seed of the permutations. |",
         '| `end_of_text` | string | `"<\\|endoftext\\|>"` | not empty | The token that closes every document. |',
     ],

@@ -10,6 +10,9 @@ from spark_job import made, prepare, run_job, table
 
 from gpt_core.artifact import Artifact
 from gpt_core.fingerprint import Json
+from gpt_core.recipe import Corpus
+from gpt_core.text.inputs import expand_inputs
+from gpt_core.text.place import locate, read_line
 
 GOOD = (
     "The ship that left the harbour of Nantucket in the morning had {} hands on board, and with them the captain, "
@@ -97,11 +100,54 @@ def test_kept_documents_are_normalized_whole_and_typed(cleaned: Artifact) -> Non
         "url": "https://example.org",
         "language": "en",
         "metadata": [("year", "1851")],
+        "place": "first.jsonl:1",
     }
-    assert kept["more-7"]["source"] == "theirs"
+    assert (kept["more-7"]["source"], kept["more-7"]["place"]) == ("theirs", "second.jsonl.gz:8")
     assert [id_ for id_ in kept if re.fullmatch("[0-9a-f]{32}", str(id_))]
     assert cleaned.manifest.schemas["documents"]["metadata"].startswith("map<string, string")
     assert cleaned.manifest.counts["text_bytes_kept"] == sum(len(str(row["text"]).encode()) for row in kept.values())
+
+
+@pytest.mark.spark
+def test_every_place_leads_to_the_record_it_was_read_from(cleaned: Artifact, corpus: Path) -> None:
+    inputs = expand_inputs(Corpus.model_validate(recipe(corpus)["corpus"]))
+    documents = table(cleaned, "documents")
+    for row in [*documents, *table(cleaned, "rejected")]:
+        if row.get("reason") == "malformed":
+            assert row["place"] == row["id"]
+            continue
+        path, unit, line = locate(str(row["place"]), inputs)
+        assert unit == "line"
+        assert line is not None
+        raw = json.loads(read_line(path, line, max_bytes=10_000))
+        assert raw["text"].strip() == row["text"]
+    assert len({row["place"] for row in documents}) == len(documents)
+
+
+@pytest.mark.spark
+def test_a_corpus_that_moves_changes_no_byte(tmp_path: Path) -> None:
+    made_of = []
+    for home in ("here", "there/far/away"):
+        for part in ("", "en", "fr"):
+            folder = tmp_path / home / part
+            folder.mkdir(parents=True, exist_ok=True)
+            texts = [GOOD.format(f"{part} {n}") for n in range(3)]
+            (folder / "x.jsonl").write_text("".join(line(text=text) for text in texts) + "{")
+            (folder / "poem.txt").write_text(GOOD.format(f"of the poem {part}"))
+        inputs: Json = [{"path": str(tmp_path / home / path)} for path in ("x.jsonl", "*/x.jsonl", "**/*.txt")]
+        output = tmp_path / home / "output"
+        prepare(output, {"corpus": {"inputs": inputs}, "clean": {"gopher_quality": {"min_words": 20}}})
+        done = run_job("jobs.clean_corpus", output)
+        assert done.returncode == 0, done.stderr
+        made_of.append(made(output))
+    first, second = made_of
+    assert first.manifest.files == second.manifest.files
+    places = [str(row["place"]) for row in table(first, "documents")]
+    assert places == [
+        *[f"{file}:{n}" for file in ("x.jsonl", "en/x.jsonl", "fr/x.jsonl") for n in (1, 2, 3)],
+        *("en/poem.txt", "fr/poem.txt", "poem.txt"),
+    ]
+    assert [row["id"] for row in table(first, "rejected")] == ["x.jsonl:4", "en/x.jsonl:4", "fr/x.jsonl:4"]
 
 
 @pytest.mark.spark

@@ -86,7 +86,14 @@ def expected_kept(texts: dict[str, str], min_jaccard: float) -> set[str]:
 def clean_output(root: Path, texts: dict[str, str], *, files: int) -> Path:
     """What the stage clean would have made of `texts`, shuffled, in so many files."""
     rows = [
-        {"id": id_, "text": text, "source": id_.partition("-")[0], "language": "en", "metadata": []}
+        {
+            "id": id_,
+            "text": text,
+            "source": id_.partition("-")[0],
+            "language": "en",
+            "metadata": [],
+            "place": f"x {id_}",
+        }
         for id_, text in texts.items()
     ]
     random.Random(files).shuffle(rows)
@@ -218,8 +225,10 @@ def test_the_preferred_source_is_kept_and_common_lines_are_dropped(tmp_path: Pat
         "y-0": ("x-0", "fuzzy"),
         "z-0": (None, "lines"),
     }
-    kept = {row["id"]: row["text"] for row in table(artifact, "documents")}
+    rows = table(artifact, "documents")
+    kept = {row["id"]: row["text"] for row in rows}
     assert kept == {id_: text.partition("\n")[0] for id_, text in texts.items() if id_ not in found}
+    assert all(row["place"] == f"x {row['id']}" for row in rows)
     assert artifact.manifest.counts["documents_emptied"] == 1
     stats = json.loads(artifact.file("stats.json").read_text())
     assert stats["lines"] == {"dropped": 5, "documents": 5, "bytes": 4 * 36 + 35, "common": 1}
@@ -241,13 +250,17 @@ def test_the_job_writes_every_document_to_one_of_two_tables(output: tuple[Artifa
     assert counts["documents_in"] == len(kept) + len(found) == len(corpus())
     assert counts["duplicates_exact"] + counts["duplicates_fuzzy"] == len(found)
     assert counts["text_bytes_kept"] == sum(len(str(row["text"]).encode()) for row in kept)
-    assert list(kept[0]) == ["id", "text", "source", "url", "language", "metadata"]
+    assert list(kept[0]) == ["id", "text", "source", "url", "language", "metadata", "place"]
+    assert all(row["place"] == f"x {row['id']}" for row in kept)
     assert {row["text"] for row in kept} <= set(corpus().values())
 
 
 def test_statistics_name_sources_pairs_and_clusters(output: tuple[Artifact, dict[str, Row]]) -> None:
     stats = json.loads(output[0].file("stats.json").read_text())
     assert stats["sources"]["a"] == {"in": 3, "kept": 1, "bytes_kept": len("  ".join(words("a")))}
+    counts = output[0].manifest.counts
+    for figure, count in (("in", "documents_in"), ("kept", "documents_kept"), ("bytes_kept", "text_bytes_kept")):
+        assert sum(source[figure] for source in stats["sources"].values()) == counts[count]
     assert len(stats["pairs"]) == 5
     assert stats["pairs"] == sorted(stats["pairs"], key=lambda pair: (pair["jaccard"], pair["id"]))
     assert stats["clusters"]["sizes"] == {"2-3": 3, "4-7": 1, "8-15": 1}

@@ -15,6 +15,7 @@ from stage_output import write_output
 from tiny_decoder import make_decoder
 
 from gpt_core.artifact import Artifact, open_artifact
+from gpt_core.data.index import ShardEntry, ShardIndex, write_index
 from gpt_core.data.shards import ShardMetadata, write_shard
 from gpt_core.errors import InputError, UserError
 from gpt_core.model.decoder import Decoder
@@ -78,7 +79,9 @@ def make_shards(root: Path, tokenizer: Tokenizer) -> Artifact:
     offsets = np.cumsum([0, *map(len, lists)])
     tokens = np.concatenate(lists).astype(metadata.dtype)
     names = [f"d{i}" for i in range(len(lists))]
-    write_shard(root / "validation" / "shard-00000.arrow", names, tokens, offsets, metadata)
+    entry = ShardEntry("validation/tales/shard-00000.arrow", "tales", len(lists), len(tokens))
+    write_shard(root / entry.path, names, tokens, offsets, metadata)
+    write_index(root, ShardIndex(metadata, train=(), validation=(entry,)))
     text_bytes = sum(len(text.encode()) for text in DOCUMENTS)
     return write_output(root, "shards", {"validation_tokens": len(tokens), "validation_bytes": text_bytes})
 

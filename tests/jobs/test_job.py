@@ -37,7 +37,7 @@ def prepare(output: Path) -> Path:
 
 def start(output: Path, body: str, *extra: str, **environment: str) -> "subprocess.Popen[str]":
     indented = "".join(f"    {line}\n" for line in body.splitlines())
-    script = f"{PRELUDE}{indented}run_job('test', make)\n"
+    script = f"{PRELUDE}{indented}run_job('test', make, keeps=('kept',))\n"
     command = [sys.executable, "-c", script, "--recipe", str(output / RECIPE), "--output", str(output), *extra]
     return subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -99,14 +99,18 @@ def test_a_killed_attempt_leaves_rubbish_that_the_next_one_clears(tmp_path: Path
     assert not (output / "half").exists()
 
 
-def test_checkpoints_outlive_an_attempt(tmp_path: Path) -> None:
+def test_what_a_job_keeps_outlives_an_attempt_and_scratch_goes_with_the_manifest(tmp_path: Path) -> None:
     output = prepare(tmp_path / "out")
-    (output / "checkpoints").mkdir()
-    (output / "checkpoints" / "step-1").write_text("kept")
-    assert start(output, 'return Outcome([job.output / "checkpoints"])').wait() == 0
+    for folder in ("kept", "other"):
+        (output / folder).mkdir()
+        (output / folder / "step-1").write_text("of a former attempt")
+    assert start(output, 'return Outcome([job.output / "kept"])').wait() == 0
     artifact = open_artifact(output)
     assert artifact is not None
-    assert [entry.path for entry in artifact.manifest.files] == ["checkpoints/step-1"]
+    assert [entry.path for entry in artifact.manifest.files] == ["kept/step-1"]
+    assert not (output / "other").exists()
+    assert start(output, 'return Outcome([table], scratch=[job.output / "kept"])').wait() == 0
+    assert not (output / "kept").exists()
 
 
 def test_a_second_attempt_waits_until_the_first_is_gone(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def test_the_loss_falls_and_the_manifest_says_how_far(two_ranks: Artifact) -> No
     manifest = two_ranks.manifest
     assert manifest.counts["steps"] == 24
     assert manifest.counts["tokens"] == 24 * 8 * 32
+    assert manifest.counts["unused_tokens"] < 32
     assert curve(two_ranks, "train_loss")[0] > 5.5  # ln 384 = 5.95
     assert manifest.figures["validation_loss"] < 4.5
     assert len(curve(two_ranks, "validation_loss")) == 2
@@ -65,6 +66,54 @@ def test_ranks_stages_and_micro_batches_change_nothing(
     for name in ("train_loss", "gradient_norm", "validation_loss"):
         assert curve(other, name) == pytest.approx(curve(two_ranks, name), rel=2e-3), name
     assert curve(other, "train_loss")[:5] == pytest.approx(curve(two_ranks, "train_loss")[:5], rel=1e-5)
+
+
+MIXED = {
+    "mixture": {"sea": {"weight": 3}, "*": {"weight": 1}},
+    "packing": "best_fit",
+    "shuffle_shards": 1,
+    "tokens": 32 * 8 * 12,
+}
+
+
+@pytest.fixture(scope="module")
+def mixed(inputs: Mapping[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, str]:
+    """A mixture of packed documents on two ranks, and what the job told."""
+    folder = tmp_path_factory.mktemp("mixed")
+    job = start_training("pretrain", folder / "out", make_recipe(folder, pretrain=MIXED), inputs)
+    return finish_telling(job, folder / "out")
+
+
+def test_a_mixture_of_packed_documents_is_trained_on_and_told(mixed: tuple[Artifact, str]) -> None:
+    artifact, told = mixed
+    counts = artifact.manifest.counts
+    assert counts["tokens"] == 12 * 8 * 32
+    assert (counts["tokens.sea"], counts["tokens.*"]) == (9 * 8 * 32, 3 * 8 * 32)
+    assert counts["unused_tokens"] == 0
+    assert 0 < artifact.manifest.figures["padding"] < 0.5
+    assert told.count("sea: 75.0 % of the training, ") == 1
+    assert told.count("packed sequences, ") == 1
+
+
+def test_packed_documents_weigh_the_same_on_one_rank(
+    mixed: tuple[Artifact, str], inputs: Mapping[str, Artifact], tmp_path: Path
+) -> None:
+    recipe = make_recipe(tmp_path, pretrain=MIXED, train={"processes": 1, "micro_batch_sequences": 2})
+    one = finish(start_training("pretrain", tmp_path / "out", recipe, inputs, processes=1), tmp_path / "out")
+    for name in ("train_loss", "gradient_norm", "validation_loss"):
+        assert curve(one, name) == pytest.approx(curve(mixed[0], name), rel=2e-3), name
+    assert curve(one, "train_loss")[:5] == pytest.approx(curve(mixed[0], "train_loss")[:5], rel=1e-5)
+    assert curve(one, "train_loss")[0] == pytest.approx(5.95, rel=0.02)  # ln 384: a mean over the targets that count
+
+
+def test_a_mixture_that_does_not_fit_the_shards_is_the_users_error(
+    inputs: Mapping[str, Artifact], tmp_path: Path
+) -> None:
+    recipe = make_recipe(tmp_path, pretrain={"mixture": {"air": {"weight": 1}, "*": {"weight": 1}}})
+    start_training("pretrain", tmp_path / "out", recipe, inputs).communicate()
+    error = json.loads((tmp_path / "out" / "error.json").read_text())
+    assert error["kind"] == "user"
+    assert "pretrain.mixture.air: no train shard is of this source; there are: land, sea" in error["message"]
 
 
 def test_killed_behind_a_checkpoint_it_ends_with_the_same_bits(

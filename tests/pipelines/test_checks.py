@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from stage_output import write_output
 
+from gpt_core.data.push import push_output
 from gpt_core.errors import InputError, SetupError, UserError
 from gpt_core.recipe_file import load_recipe
-from pipelines.checks import check_before_start, check_labels, prepare_workspace, require_inputs
+from pipelines.checks import check_before_start, check_labels, prepare_workspace, require_inputs, require_shards
 from pipelines.plan import make_plan, resolve_paths
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,16 @@ def test_a_bad_label_is_told_with_its_line_before_the_first_stage(tmp_path: Path
         check_labels(demo(tmp_path, f"finetune.validation={tmp_path}/validation.jsonl"))
 
 
+def test_a_tokenizer_that_cannot_be_used_is_told_before_the_first_stage(tmp_path: Path) -> None:
+    recipe = demo(tmp_path, "tokenizer.special_tokens=[pad]")
+    with pytest.raises(UserError, match=r"tokenizer\.special_tokens='pad' could be a token of text; take a mark"):
+        check_before_start(recipe, make_plan(recipe))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    recipe = demo(tmp_path, f"tokenizer={{path: {tmp_path}/tokenizer.json}}")
+    with pytest.raises(InputError, match=r"tokenizer\.path: .*/tokenizer\.json: is not a tokenizer: it has no model"):
+        check_before_start(recipe, make_plan(recipe))
+
+
 def test_without_java_nothing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = demo(tmp_path)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
@@ -44,6 +56,22 @@ def test_without_java_nothing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_stage_alone_needs_its_inputs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dedup: its input clean is not made yet; run with --until dedup"):
         require_inputs(make_plan(demo(tmp_path), only="dedup"))
+
+
+def test_shards_are_looked_for_in_their_copy_before_anything_starts(tmp_path: Path) -> None:
+    recipe = demo(tmp_path, f"cluster.train.shards_from=file://{tmp_path}/copies")
+    with pytest.raises(UserError, match=r"shards_from: .*: the shards are not made yet; run with --until shards, then"):
+        require_shards(recipe, make_plan(recipe))
+    require_shards(recipe, make_plan(recipe, until="shards"))  # that way out is open
+
+    (shards,) = [planned for planned in make_plan(recipe) if planned.stage.name == "shards"]
+    (shards.output / "train").mkdir(parents=True)
+    (shards.output / "train" / "shard-00000.arrow").write_text("tokens")
+    artifact = write_output(shards.output, "shards", identity=shards.identity)
+    with pytest.raises(InputError, match="no whole copy of the shards is there; make one: gptmill shards push"):
+        require_shards(recipe, make_plan(recipe))
+    push_output(artifact, f"file://{tmp_path}/copies", report=lambda *_: None)
+    require_shards(recipe, make_plan(recipe))
 
 
 def test_a_workspace_that_is_a_file_is_refused(tmp_path: Path) -> None:

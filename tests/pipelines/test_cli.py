@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from stage_output import write_output
+
+from gpt_core.recipe_file import load_recipe
+from pipelines.plan import make_plan, resolve_paths
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "recipes" / "demo.yaml"
-COMMANDS = ("run", "plan", "status", "doctor", "generate", "report", "schema")
+COMMANDS = ("shards push", "run", "plan", "status", "doctor", "generate", "report", "schema")
 
 
 def gptmill(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
@@ -23,7 +27,7 @@ def gptmill(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[s
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_shows_an_example(command: str) -> None:
-    done = gptmill(command, "--help")
+    done = gptmill(*command.split(), "--help")
     assert done.returncode == 0
     assert f"Example: gptmill {command}" in done.stdout
 
@@ -42,6 +46,12 @@ def test_each_command_shows_an_example(command: str) -> None:
         (["plan", str(DEMO), "--until", "nothing"], "nothing is no stage of this recipe"),
         (["report", str(DEMO), "--set", "workspace={tmp}/w"], "no stage is made yet; start with: gptmill run"),
         (["generate", "/nowhere", "--prompt", "x"], "/nowhere"),
+        (["shards", "push", str(DEMO), "s3://a:b@c/d"], "URI: holds more than a bucket and a folder; leave out user:"),
+        (["shards", "push", str(DEMO), "file:///x", "--set", "workspace={tmp}/w"], "the stage shards is not made yet"),
+        (
+            ["run", str(DEMO), "--set", "cluster.train.shards_from=s3://a:b@c/d"],
+            "shards_from: holds more than a",
+        ),
         (["run", str(DEMO), "--only", "dedup", "--set", "workspace={tmp}/w"], "its input clean is not made yet"),
     ],
 )
@@ -50,6 +60,27 @@ def test_what_a_user_did_wrong_is_said_and_exits_2(arguments: list[str], message
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.returncode == 2
+
+
+def test_push_copies_the_shards_tells_how_they_are_used_and_goes_on(tmp_path: Path) -> None:
+    workspace = ["--set", f"workspace={tmp_path}/w"]
+    rows = json.loads(gptmill("plan", str(DEMO), *workspace, "--json").stdout)
+    (output,) = [Path(row["output"]) for row in rows if row["stage"] == "shards"]
+    recipe = resolve_paths(load_recipe(DEMO, [f"workspace={tmp_path}/w"]))
+    (shards,) = [planned for planned in make_plan(recipe) if planned.stage.name == "shards"]
+    (output / "train").mkdir(parents=True)
+    (output / "train" / "shard-00000.arrow").write_text("tokens")
+    write_output(output, "shards", identity=shards.identity)
+
+    uri = f"file://{tmp_path}/copies"
+    done = gptmill("shards", "push", str(DEMO), uri, *workspace)
+    assert done.returncode == 0, done.stderr
+    assert "sent       1 files, 0.0 MB; 0 stood there" in done.stdout
+    assert f"use it     --set cluster.train.shards_from={uri}" in done.stdout
+    copied = tmp_path / "copies" / output.name
+    assert (copied / "train" / "shard-00000.arrow").read_text() == "tokens"
+    assert (copied / "manifest.json").read_bytes() == (output / "manifest.json").read_bytes()
+    assert "sent       0 files, 0.0 MB; 1 stood there" in gptmill("shards", "push", str(DEMO), uri, *workspace).stdout
 
 
 def test_a_refused_recipe_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -54,9 +54,14 @@ CHANGES = [
     ("clean.decontaminate_files=[data/demo/topics.train.jsonl.gz]", STAGES),
     ("dedup.bands=20", STAGES[1:]),
     ("tokenizer.vocab_size=5000", STAGES[2:]),
+    ("tokenizer.pre_tokenizer=cl100k", STAGES[2:]),
+    ("tokenizer.special_tokens=[<|user|>]", STAGES[2:]),
     ("shards.validation_fraction=0.1", STAGES[3:]),
     ("model.n_layer=1", STAGES[4:]),
     ("pretrain.learning_rate=1e-5", STAGES[4:]),
+    ("pretrain.mixture={novels: {weight: 1}, '*': {weight: 2}}", STAGES[4:]),
+    ("pretrain.packing=best_fit", STAGES[4:]),
+    ("pretrain.shuffle_shards=4", STAGES[4:]),
     ("finetune.epochs=7", STAGES[5:]),
     ("finetune.train=data/demo/topics.validation.jsonl.gz", STAGES[5:]),
     ("finetune.test=data/demo/topics.train.jsonl.gz", STAGES),  # clean keeps the test texts out
@@ -65,6 +70,9 @@ CHANGES = [
     ("cluster.spark.partitions=3", []),
     ("cluster.train.zero_stage=1", []),
     ("cluster.train.micro_batch_sequences=1", []),
+    ("cluster.train.shards_from=s3://bucket/shards", []),
+    ("cluster.train.shard_cache=elsewhere", []),
+    ("cluster.train.shard_cache_bytes=1000", []),
     ("tracking.experiment=other", []),
 ]
 
@@ -73,6 +81,14 @@ CHANGES = [
 def test_one_changed_field_reruns_exactly_the_stages_below_it(change: str, rerun: list[str], tmp_path: Path) -> None:
     before, after = fingerprints(demo(tmp_path)), fingerprints(demo(tmp_path, change))
     assert [stage for stage in STAGES if before[stage] != after[stage]] == rerun
+
+
+def test_how_often_a_source_may_be_repeated_changes_nothing(tmp_path: Path) -> None:
+    one, other = (
+        fingerprints(demo(tmp_path, f"pretrain.mixture={{'*': {{weight: 1, max_epochs: {epochs}}}}}"))
+        for epochs in (2, "null")
+    )
+    assert one == other
 
 
 def test_a_test_set_that_nothing_is_cleaned_of_reruns_the_evaluation_alone(tmp_path: Path) -> None:
@@ -92,6 +108,43 @@ def test_a_file_is_known_by_its_bytes_not_by_its_folder(tmp_path: Path) -> None:
     with copy.open("ab") as stream:
         stream.write(b" ")
     assert fingerprints(here)["clean"] != fingerprints(there)["clean"]
+
+
+def test_of_two_files_of_one_name_the_folders_that_set_them_apart_count_but_not_where_these_are(tmp_path: Path) -> None:
+    found = []
+    for folders in (("here/en", "here/fr"), ("else/where/en", "else/where/fr"), ("here/a", "here/b")):
+        for folder in folders:
+            (tmp_path / folder).mkdir(parents=True)
+            (tmp_path / folder / "x.jsonl").write_text('{"text": "one"}')
+        paths = ", ".join(f"{{path: {tmp_path / folder}/x.jsonl}}" for folder in folders)
+        found.append(fingerprints(demo(tmp_path, f"corpus.inputs=[{paths}]"))["clean"])
+    assert found[0] == found[1] != found[2]
+
+
+def test_an_existing_tokenizer_is_known_by_its_bytes_not_by_its_folder(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text("{}")
+    first, second, third = (
+        fingerprints(demo(tmp_path, f"tokenizer={{path: {path}, end_of_text: </s>}}"))
+        for path in (here, there, there / "tokenizer.json")
+    )
+    assert first == second == third
+    (there / "tokenizer.json").write_text("{ }")
+    (here / "vocab.json").write_text("{}")  # read where there is no tokenizer.json
+    changed = fingerprints(demo(tmp_path, f"tokenizer={{path: {there}, end_of_text: </s>}}"))
+    assert [stage for stage in STAGES if first[stage] != changed[stage]] == STAGES[2:]
+    assert fingerprints(demo(tmp_path, f"tokenizer={{path: {here}, end_of_text: </s>}}")) == first
+
+
+def test_a_tokenizers_path_is_made_absolute_and_what_is_missing_there_named(tmp_path: Path) -> None:
+    recipe = demo(tmp_path, "tokenizer={path: nowhere}")
+    assert recipe.tokenizer.path == str(ROOT / "nowhere")
+    with pytest.raises(InputError, match=r"tokenizer\.path: .*/nowhere: no such file"):
+        make_plan(recipe)
+    with pytest.raises(InputError, match=r"tokenizer\.path: .*/data/tokenizer\.json: no such file"):
+        make_plan(demo(tmp_path, "tokenizer={path: data}"))
 
 
 def test_remembered_digests_follow_a_changed_file(tmp_path: Path) -> None:
@@ -126,6 +179,26 @@ def test_a_damaged_output_is_made_again_and_the_damage_named(tmp_path: Path) -> 
     again = make_plan(recipe)[0]
     assert again.action == "run"
     assert "file: has 3 bytes, the manifest says 4" in again.why
+
+
+def test_shards_that_stand_in_a_copy_need_not_stand_locally(tmp_path: Path) -> None:
+    recipe, remote = demo(tmp_path), demo(tmp_path, "cluster.train.shards_from=s3://bucket/x")
+    (shards,) = [planned for planned in make_plan(recipe) if planned.stage.name == "shards"]
+    (shards.output / "train").mkdir(parents=True)
+    (shards.output / "train" / "shard-00000.arrow").write_text("tokens")
+    (shards.output / "index.json").write_text("{}")
+    write_output(shards.output, "shards", identity=shards.identity)
+    (shards.output / "train" / "shard-00000.arrow").unlink()
+
+    actions = [{p.stage.name: p.action for p in make_plan(given)}["shards"] for given in (recipe, remote)]
+    assert actions == ["run", "skip"]
+    (shards.output / "index.json").unlink()
+    assert {p.stage.name: p.action for p in make_plan(remote)}["shards"] == "run"
+
+
+def test_the_folder_of_the_cache_is_made_absolute(tmp_path: Path) -> None:
+    recipe = demo(tmp_path, "cluster.train.shard_cache=somewhere")
+    assert recipe.cluster.train.shard_cache == str(ROOT / "somewhere")
 
 
 def test_stages_left_out_are_said_to_be(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """However documents are dealt into blocks, the shards are the same, and hold every document once."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +9,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_core.data import runs as runs_module
-from gpt_core.data.placement import Placement
-from gpt_core.data.runs import RunSummary, SourceCount, load_once, merge_shard, metadata_of, tokenize_block
+from gpt_core.data.placement import Placement, SourceShards
+from gpt_core.data.runs import (
+    BlockTokenizer,
+    RunSummary,
+    SourceCount,
+    merge_shard,
+    metadata_of,
+    read_merged,
+    read_run,
+    require_both_sides,
+)
 from gpt_core.data.shards import TokenShard
-from gpt_core.errors import ArtifactError, UserError
+from gpt_core.errors import UserError
 from gpt_core.recipe import Tokenizer as Settings
+from gpt_core.tokenizer.encoder import ProvenEncoder
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.tokenizer.train import train_tokenizer
 
-PLACEMENT = Placement(seed=5, validation_fraction=0.3, train_shards=3, validation_shards=1)
+PLACEMENT = Placement(5, 0.3, (SourceShards("source-0", 2, 1), SourceShards("source-1", 1, 1)))
 TEXTS = ["", "a", "the cat", "<|endoftext|>", "caf\u00e9 " * 5, "two\nlines"]
 DOCUMENTS = [(f"id-{i}", TEXTS[i % 6] + str(i // 6), f"source-{i % 2}") for i in range(40)]
-DOCUMENTS += [("same", "one of two with an id", "source-0"), ("same", "the other of the two", "source-1")]
 
 
 @pytest.fixture(scope="module")
@@ -28,112 +37,112 @@ def tokenizer() -> Tokenizer:
     return train_tokenizer([["the cat sat on the mat", "a caf\u00e9"]], Settings(vocab_size=270))
 
 
+@pytest.fixture(scope="module")
+def blocks(tokenizer: Tokenizer) -> BlockTokenizer:
+    return BlockTokenizer(ProvenEncoder(tokenizer, "auto"), metadata_of(tokenizer, PLACEMENT), PLACEMENT)
+
+
 def make_block(documents: list[tuple[str, str, str]]) -> pa.Table:
     ids, texts, sources = zip(*documents, strict=True)
-    return pa.table({"id": ids, "text": pa.array(texts, pa.large_string()), "source": sources})
+    return pa.table({"id": ids, "text": texts, "source": sources})
 
 
-def make_shards(folder: Path, blocks: list[list[tuple[str, str, str]]], tokenizer: Tokenizer) -> dict[int, Path]:
-    folder.mkdir(parents=True)
-    summaries = [
-        tokenize_block(make_block(block), tokenizer=tokenizer, placement=PLACEMENT, folder=folder) for block in blocks
-    ]
+def write_run(blocks: BlockTokenizer, documents: list[tuple[str, str, str]], path: Path) -> RunSummary:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return blocks.write_run(make_block(documents), path, started=time.process_time())
+
+
+def merge_all(blocks: BlockTokenizer, runs: list[RunSummary], folder: Path) -> dict[int, Path]:
     shards = {}
-    for shard in sorted({shard for run in summaries for shard in run.shards}):
+    for shard in sorted({shard for run in runs for shard in run.shards}):
         shards[shard] = folder / PLACEMENT.path_of(shard)
-        merge_shard(summaries, shard, path=shards[shard], metadata=metadata_of(tokenizer, PLACEMENT))
+        summary = folder / f"shard-{shard}.json"
+        merged = merge_shard(runs, shard, path=shards[shard], summary=summary, metadata=blocks.metadata)
+        assert read_merged(shards[shard], summary=summary) == merged
     return shards
 
 
+def make_shards(blocks: BlockTokenizer, folder: Path, parts: list[list[tuple[str, str, str]]]) -> dict[int, Path]:
+    runs = [write_run(blocks, part, folder / f"runs/block-{i}.arrow") for i, part in enumerate(parts)]
+    return merge_all(blocks, runs, folder)
+
+
 @pytest.fixture(scope="module")
-def whole(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+def whole(blocks: BlockTokenizer, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """The shards of all documents, made of one block."""
-    return make_shards(tmp_path_factory.mktemp("whole") / "run", [DOCUMENTS], tokenizer)
+    return make_shards(blocks, tmp_path_factory.mktemp("whole"), [DOCUMENTS])
 
 
 @settings(deadline=None, max_examples=30)
 @given(data=st.data())
 def test_any_blocks_give_byte_identical_shards(
-    tokenizer: Tokenizer, whole: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    blocks: BlockTokenizer, whole: dict[int, Path], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     shuffled = data.draw(st.permutations(DOCUMENTS))
     cuts = sorted(data.draw(st.sets(st.integers(1, len(DOCUMENTS) - 1), max_size=6)))
-    blocks = [shuffled[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(shuffled)], strict=True)]
-    shards = make_shards(tmp_path_factory.mktemp("parts") / "run", blocks, tokenizer)
+    parts = [shuffled[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(shuffled)], strict=True)]
+    shards = make_shards(blocks, tmp_path_factory.mktemp("parts"), parts)
     assert {shard: path.read_bytes() for shard, path in shards.items()} == {
         shard: path.read_bytes() for shard, path in whole.items()
     }
 
 
-def test_every_document_is_in_one_shard_as_its_ids_and_the_mark(tokenizer: Tokenizer, whole: dict[int, Path]) -> None:
-    assert sorted(whole) == [0, 1, 2, 3]
-    found = []
-    for path in whole.values():
-        shard = TokenShard(path)
-        assert shard.metadata == metadata_of(tokenizer, PLACEMENT)
-        parts = np.split(shard.tokens, shard.offsets[1:-1])
-        found += [(doc_id, part.tolist()) for doc_id, part in zip(shard.doc_ids.to_pylist(), parts, strict=True)]
-    mark = tokenizer.end_of_text_id
-    assert sorted(found) == sorted((doc_id, [*tokenizer.encode(text), mark]) for doc_id, text, _ in DOCUMENTS)
-
-
-def test_a_text_beyond_a_chunk_changes_nothing(
-    tokenizer: Tokenizer, whole: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_document_is_in_a_shard_of_its_source_as_its_ids_and_the_mark(
+    tokenizer: Tokenizer, blocks: BlockTokenizer, whole: dict[int, Path]
 ) -> None:
-    monkeypatch.setattr(runs_module, "CHUNK_BYTES", 10)
-    shards = make_shards(tmp_path / "run", [DOCUMENTS], tokenizer)
-    assert [path.read_bytes() for path in shards.values()] == [path.read_bytes() for path in whole.values()]
+    assert sorted(whole) == [0, 1, 2, 3, 4]
+    found = []
+    for number, path in whole.items():
+        shard = TokenShard(path)
+        assert shard.metadata == blocks.metadata
+        parts = np.split(shard.tokens, shard.offsets[1:-1])
+        source = PLACEMENT.source_of(number)
+        found += [
+            (doc_id, part.tolist(), source) for doc_id, part in zip(shard.doc_ids.to_pylist(), parts, strict=True)
+        ]
+    mark = tokenizer.end_of_text_id
+    assert sorted(found) == sorted((doc_id, [*tokenizer.encode(text), mark], name) for doc_id, text, name in DOCUMENTS)
 
 
-def test_the_summary_counts_by_source_and_side(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    documents = [("id-0", "a", "s"), ("id-1", "caf\u00e9", "s"), ("id-2", "bb", "t")]
-    run = tokenize_block(make_block(documents), tokenizer=tokenizer, placement=PLACEMENT, folder=tmp_path)
+def test_the_summary_counts_by_source_and_side(tokenizer: Tokenizer, blocks: BlockTokenizer, tmp_path: Path) -> None:
+    documents = [("id-0", "a", "source-0"), ("id-1", "caf\u00e9", "source-0"), ("id-2", "bb", "source-1")]
+    run = write_run(blocks, documents, tmp_path / "run.arrow")
     n_tokens = {text: len(tokenizer.encode(text)) + 1 for _, text, _ in documents}
     by_source = {
-        source: (
-            sum(count.documents for count in run.counts if count.source == source),
-            sum(count.tokens for count in run.counts if count.source == source),
-            sum(count.text_bytes for count in run.counts if count.source == source),
+        source: tuple(
+            sum(getattr(count, unit) for count in run.counts if count.source == source)
+            for unit in ("documents", "tokens", "text_bytes")
         )
-        for source in ("s", "t")
+        for source in ("source-0", "source-1")
     }
-    assert by_source == {"s": (2, n_tokens["a"] + n_tokens["caf\u00e9"], 6), "t": (1, n_tokens["bb"], 2)}
-    assert {count.validation for count in run.counts} <= {shard == 3 for shard in run.shards}
-    assert RunSummary.from_json(run.to_json()) == run
-    assert isinstance(run.counts[0], SourceCount)
+    assert by_source == {"source-0": (2, n_tokens["a"] + n_tokens["caf\u00e9"], 6), "source-1": (1, n_tokens["bb"], 2)}
+    assert {count.validation for count in run.counts} <= {PLACEMENT.is_validation(shard) for shard in run.shards}
+    assert run.proof.encoder == "fast"
+    assert (run.proof.documents, run.proof.text_bytes) == (3, 8)
+
+
+def test_a_run_is_whole_with_its_summary_and_its_size(blocks: BlockTokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "run.arrow"
+    assert read_run(path) is None
+    run = write_run(blocks, DOCUMENTS, path)
+    assert read_run(path) == run
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run.arrow", "run.json"]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert read_run(path) is None
+    path.with_suffix(".json").write_text("{")
+    assert read_run(path) is None
 
 
 def test_an_empty_side_names_the_field() -> None:
     train, held_out = (
         SourceCount("s", validation, documents=2, tokens=9, text_bytes=9) for validation in (False, True)
     )
-    runs_module.require_both_sides([train, held_out], PLACEMENT)
+    require_both_sides([train, held_out], PLACEMENT)
     with pytest.raises(
         UserError, match=r"validation_fraction=0\.3 holds out none for validation of 2 documents; raise"
     ):
-        runs_module.require_both_sides([train], PLACEMENT)
+        require_both_sides([train], PLACEMENT)
     with pytest.raises(
         UserError, match=r"shards\.validation_fraction=0\.3 leaves none to train on of 4 documents; lower"
     ):
-        runs_module.require_both_sides([held_out, held_out], PLACEMENT)
-
-
-def test_a_run_that_nobody_vouches_for_is_not_merged(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    def work() -> RunSummary:
-        block = make_block(DOCUMENTS[:3])
-        return tokenize_block(block, tokenizer=tokenizer, placement=PLACEMENT, folder=tmp_path)
-
-    work()  # of an attempt that was repeated
-    run = work()
-    metadata = metadata_of(tokenizer, PLACEMENT)
-    merged = [merge_shard([run], shard, path=tmp_path / f"{shard}", metadata=metadata) for shard in run.shards]
-    assert sum(documents for documents, _ in merged) == 3
-    assert len(list(tmp_path.glob("*.arrow"))) == 2
-
-
-def test_a_worker_keeps_its_tokenizer_and_refuses_another(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    tokenizer.save(tmp_path)
-    path = str(tmp_path / "tokenizer.json")
-    assert load_once(path, tokenizer.digest) is load_once(path, tokenizer.digest)
-    with pytest.raises(ArtifactError, match=r"tokenizer\.json: is not the tokenizer that the job began with"):
-        load_once(path, "0" * 64)
+        require_both_sides([held_out, held_out], PLACEMENT)

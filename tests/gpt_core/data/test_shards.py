@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gpt_core.data.shards import ShardMetadata, ShardSet, TokenShard, write_shard
+from gpt_core.data.shards import ShardMetadata, TokenShard, write_shard
 from gpt_core.errors import ArtifactError
 
 METADATA = ShardMetadata(tokenizer_digest="d" * 64, vocab_size=300, end_of_text_id=299, seed=7)
@@ -17,7 +17,7 @@ def make_shard(path: Path, documents: list[list[int]], metadata: ShardMetadata =
     closed = [[*ids, metadata.end_of_text_id] for ids in documents]
     tokens = np.array([i for ids in closed for i in ids], dtype=metadata.dtype)
     offsets = np.cumsum([0, *map(len, closed)], dtype=np.int64)
-    write_shard(path, [f"doc-{i}" for i in range(len(documents))], tokens, offsets, metadata)
+    write_shard(path, pa.array([f"doc-{i}" for i in range(len(documents))]), tokens, offsets, metadata)
     return path
 
 
@@ -36,6 +36,22 @@ def test_plain_arrow_reads_a_shard(tmp_path: Path) -> None:
         b"gptmill.seed": b"7",
     }
     assert [file.name for file in path.parent.iterdir()] == ["shard-00000.arrow"]
+
+
+def test_polars_and_datasets_open_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+    import polars as pl
+
+    path = make_shard(tmp_path / "shard-00000.arrow", [[1, 2], [3]])
+    rows = [{"doc_id": "doc-0", "tokens": [1, 2, 299]}, {"doc_id": "doc-1", "tokens": [3, 299]}]
+    table = pl.read_ipc(path)
+    assert table.to_dicts() == rows
+    assert table.schema == {"doc_id": pl.String, "tokens": pl.List(pl.UInt16)}
+    assert pl.scan_ipc(path).select(pl.col("tokens").list.len().sum()).collect().item() == 5
+    dataset = datasets.load_dataset("arrow", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert dataset.to_list() == rows
+    assert dataset.features["tokens"] == datasets.LargeList(datasets.Value("uint16"))
 
 
 def test_a_shard_takes_two_bytes_a_token_and_four_above_65535_ids(tmp_path: Path) -> None:
@@ -110,44 +126,3 @@ def test_a_cut_or_absent_shard_is_named(tmp_path: Path) -> None:
     for name in ("s.arrow", "absent.arrow"):
         with pytest.raises(ArtifactError, match=rf"{name}: cannot be read as a token shard"):
             TokenShard(tmp_path / name)
-
-
-def test_a_set_is_its_shards_in_the_order_of_their_names(tmp_path: Path) -> None:
-    second = make_shard(tmp_path / "shard-00001.arrow", [[4], [5, 6]])
-    first = make_shard(tmp_path / "shard-00000.arrow", [[1, 2, 3]])
-    shards = ShardSet.open([second, first])
-    row = [1, 2, 3, 299, 4, 299, 5, 6, 299]
-    assert (shards.n_tokens, shards.n_documents, shards.dtype) == (9, 3, np.uint16)
-    assert shards.metadata == METADATA
-    for start in range(10):
-        for length in range(10 - start):
-            window = shards.window(start, length)
-            assert window.tolist() == row[start : start + length]
-            assert window.dtype == np.uint16
-
-
-def test_a_window_inside_one_shard_is_no_copy(tmp_path: Path) -> None:
-    shards = ShardSet.open([make_shard(tmp_path / "s.arrow", [[1, 2, 3]])])
-    assert np.shares_memory(shards.window(1, 2), shards.shards[0].tokens)
-
-
-@pytest.mark.parametrize(("start", "length"), [(-1, 2), (0, 5), (4, 1)])
-def test_a_window_beyond_the_tokens_is_an_index_error(tmp_path: Path, start: int, length: int) -> None:
-    shards = ShardSet.open([make_shard(tmp_path / "s.arrow", [[1, 2, 3]])])
-    with pytest.raises(IndexError, match="of 4"):
-        shards.window(start, length)
-
-
-def test_shards_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
-    ours = make_shard(tmp_path / "a.arrow", [[1]])
-    theirs = make_shard(tmp_path / "b.arrow", [[1]], ShardMetadata("e" * 64, 300, 299, 7))
-    with pytest.raises(ArtifactError, match=r"b\.arrow: was made with the tokenizer eeeeeeeeeeee, not dddddddddddd"):
-        ShardSet.open([ours, theirs])
-    with pytest.raises(ArtifactError, match=r"a\.arrow: was made with the tokenizer dddddddddddd, not ffffffffffff"):
-        ShardSet.open([ours], tokenizer_digest="f" * 64)
-    assert ShardSet.open([theirs], tokenizer_digest="e" * 64).n_tokens == 2
-
-
-def test_no_shard_at_all_is_an_error() -> None:
-    with pytest.raises(ArtifactError, match="there is no token shard to read"):
-        ShardSet.open([])

@@ -225,7 +225,43 @@ STAGES: list[tuple[str, list[str], dict[str, Any]]] = [
             },
         },
     ),
-    ("tokenizer", ["dedup"], {"counts": {"vocab_size": 4_096}, "figures": {"bytes_per_token": 3.71}}),
+    (
+        "tokenizer",
+        ["dedup"],
+        {
+            "counts": {"vocab_size": 4_096, "sample_documents": 8_580, "sample_bytes": 13_197_065},
+            "figures": {"bytes_per_token": 3.71},
+            "files": {
+                "report.json": {
+                    "vocab_size": 4_096,
+                    "padded_vocab_size": 4_224,
+                    "special_tokens": {"<|user|>": 4_094, "<|endoftext|>": 4_095},
+                    "measured": {"documents": 5_201, "bytes": 7_999_104, "tokens": 2_156_092},
+                    "sources": {
+                        "novels": {"documents": 245, "bytes": 3_168_512, "tokens": 880_142},
+                        "web": {"documents": 4_956, "bytes": 4_830_592, "tokens": 1_275_950},
+                    },
+                    "languages": {
+                        "en": {"documents": 5_200, "bytes": 7_998_000, "tokens": 2_155_000},
+                        "": {"documents": 1, "bytes": 1_104, "tokens": 1_092},
+                    },
+                    "unused": {
+                        "tokens": 104,
+                        "single_bytes": 101,
+                        "first": [
+                            {"id": 301, "token": " q", "bytes": 2},
+                            {"id": 777, "token": "\\xe2\\x80", "bytes": 2},
+                            {"id": 3_001, "token": "<b>", "bytes": 3},
+                        ],
+                    },
+                    "longest": [
+                        {"id": 3_995, "token": " representatives", "bytes": 16},
+                        {"id": 2_020, "token": "\n\n\t\u2028", "bytes": 6},
+                    ],
+                }
+            },
+        },
+    ),
     (
         "shards",
         ["dedup", "tokenizer"],
@@ -239,12 +275,18 @@ STAGES: list[tuple[str, list[str], dict[str, Any]]] = [
             },
             "figures": {"bytes_per_token": 3.6486},
             "files": {
+                "encoder.json": {
+                    "blocks": {"fast": 3, "reference": 1},
+                    "compared_documents": 41,
+                    "compared_bytes": 32_400,
+                    "differences": ["the encoders differ on text 7 of the block: 'odd'"],
+                },
                 "stats.json": {
                     "sources": {
                         "novels": {"train_tokens": 1_486_472, "validation_tokens": 46_473, "documents": 404},
                         "web": {"train_tokens": 2_060_397, "validation_tokens": 23_667, "documents": 8_176},
                     }
-                }
+                },
             },
         },
     ),

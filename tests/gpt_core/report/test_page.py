@@ -67,6 +67,30 @@ def test_what_the_rules_measured_and_the_duplicates_stand_on_the_page(
         assert told in text, told
 
 
+def test_what_the_tokenizer_measured_stands_on_the_page(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    text = Page(render_report(recipe, artifacts)).text
+    for told in (
+        "4,096 tokens, 2 of them special, learned from 13.2 MB of 8,580 documents; the model's",
+        "embedding has 4,224 rows.",
+        "In 5,201 documents (8 MB) a token stands for 3.71 bytes.",
+        "3.60 \u00b7 3.17 MB measured",
+        "not stated",
+        "those that do not occur in the measured documents (3, and 101 single bytes)",
+        "\u2423representatives",
+        "\\n\\n\\t\\u2028",
+        "\\xe2\\x80",
+    ):
+        assert told in text, told
+
+
+def test_an_existing_tokenizer_is_told_by_its_path(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    for name in ("sample_documents", "sample_bytes"):
+        artifacts["tokenizer"].manifest.counts.pop(name)
+    given = {**recipe.model_dump(mode="json"), "tokenizer": {"path": "/models/gpt2"}}
+    text = Page(render_report(parse_recipe(given, origin="a test"), artifacts)).text
+    assert "4,096 tokens, 2 of them special, taken from /models/gpt2; the model's embedding" in text
+
+
 def test_a_document_cannot_put_markup_on_the_page(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
     html = render_report(recipe, artifacts)
     assert "&lt;script&gt;alert" in html
@@ -95,7 +119,7 @@ def test_a_browser_fetches_nothing(recipe: Recipe, artifacts: dict[str, Artifact
 def test_every_chart_is_well_formed_and_has_a_title(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
     html = render_report(recipe, artifacts)
     charts = [ElementTree.fromstring(chart) for chart in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]  # noqa: S314
-    assert len(charts) == 19
+    assert len(charts) == 21
     names = [chart[0].text for chart in charts]
     assert all(chart[0].tag == "{http://www.w3.org/2000/svg}title" for chart in charts)
     assert "Confusion matrix of the pre-trained classifier" in names
@@ -131,7 +155,7 @@ def test_a_run_without_finetune_shows_no_classifier(recipe: Recipe, artifacts: d
     [
         ((), ["Recipe"]),
         (("clean",), ["Documents", "Text rules", "Sources and tokens", "Recipe", "Where each number came from"]),
-        (("tokenizer", "pretrain"), ["Pre-training", "Recipe", "Where each number came from"]),
+        (("tokenizer", "pretrain"), ["Tokenizer", "Pre-training", "Recipe", "Where each number came from"]),
     ],
 )
 def test_what_is_not_made_is_left_out(
@@ -158,3 +182,9 @@ def test_a_password_in_the_tracking_uri_is_not_told(recipe: Recipe, artifacts: d
     html = render_report(parse_recipe(tree, origin="a test"), artifacts)
     assert "secret" not in html
     assert "https://***@tracking.example/x" in html
+
+
+def test_the_page_tells_who_encoded_and_where_they_differed(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    page = render_report(recipe, artifacts)
+    assert "compared with the reference on a sample (41 documents, 32.4 kB)" in page
+    assert "The two differed in 1 of 4 blocks, which the reference made: the encoders differ on text 7" in page

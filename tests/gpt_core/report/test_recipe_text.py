@@ -11,6 +11,7 @@ ODD = {
     "name": "1e5",
     "corpus": {"inputs": [{"path": "a b, [c].jsonl", "source": "no"}]},
     "clean": {"languages": ["no", "en"], "gopher_repetition": None},
+    "tokenizer": {"path": "a b/tokenizer.json", "end_of_text": "</s>"},
     "evaluate": {"prompts": ['say "so": #1', "\u96ea \n", "null", "3e-4", "- x"]},
     "pretrain": {"learning_rate": 3e-4, "eps": 1e-12},
     "finetune": {"train": "t", "validation": "v", "test": "{x}"},

@@ -49,14 +49,16 @@ def test_texts_are_normalized_and_the_missing_language_filled_in(tmp_path: Path)
         {"id": "c", "text": GOOD, "language": "en-GB", "url": "u"},
     )
     assert kept == {
-        "id": "a", "text": GOOD, "source": "x", "url": None, "language": "en", "metadata": [("k", "1")]
+        "id": "a", "text": GOOD, "source": "x", "url": None, "language": "en", "metadata": [("k", "1")],
+        "place": "x.jsonl:1",
     }  # fmt: skip
-    assert (french["language"], french["reason"]) == ("fr", "language")
-    assert (named["language"], named["url"]) == ("en-GB", "u")
+    assert (french["language"], french["reason"], french["place"]) == ("fr", "language", "x.jsonl:2")
+    assert (named["language"], named["url"], named["place"]) == ("en-GB", "u", "x.jsonl:3")
 
 
 def test_malformed_records_are_kept_aside_unjudged(tmp_path: Path) -> None:
     tally, _, rejected = make(tmp_path, {"id": "a", "text": GOOD}, "{", {"id": "b", "text": "\u200b"})
+    assert [row["place"] for row in rejected] == ["x.jsonl:2", "x.jsonl:3"]
     assert [(row["id"], row["reason"], row["detail"]) for row in rejected] == [
         (
             "x.jsonl:2",
@@ -108,6 +110,7 @@ def test_moved_rows_leave_one_table_for_the_other_and_the_counts_follow(tmp_path
     moved = pq.read_table(tmp_path / "out/rejected/part-00000-000-moved-000.parquet").to_pylist()
     assert [row["id"] for row in left] == ["0", "2"]
     assert [(row["id"], row["reason"]) for row in moved] == [("1", "duplicate_id"), ("3", "source_limit")]
+    assert [row["place"] for row in [*left, *moved]] == [f"x.jsonl:{line}" for line in (1, 3, 2, 4)]
     tally.add(found)
     by_reason = dict.fromkeys((None, "duplicate_id", "source_limit"), 0)
     for group, n in tally.documents.items():

@@ -39,7 +39,9 @@ def test_a_place_is_a_file_and_a_row() -> None:
 
 def test_a_sketch_knows_its_document_whatever_file_that_is_in(tmp_path: Path) -> None:
     texts = {"a": "One two three.", "b": "", "c": "one TWO  three ."}
-    documents = [{"id": id_, "text": text, "source": id_, "metadata": []} for id_, text in texts.items()]
+    documents = [
+        {"id": id_, "text": text, "source": id_, "metadata": [], "place": f"x:{id_}"} for id_, text in texts.items()
+    ]
     for name, order in (("forth", documents), ("back", documents[::-1])):
         pq.write_table(pa.Table.from_pylist(order, DOCUMENTS), tmp_path / name, row_group_size=2)
     settings = Dedup(source_priority=("c", "a"))

@@ -32,6 +32,37 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> Non
     assert [raw.path for raw in expand_inputs(corpus(odd))] == [odd]
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/x.jsonl", "b/y.jsonl"], ["x.jsonl", "y.jsonl"]),
+        (["a/x.jsonl", "b/x.jsonl", "b/y.jsonl"], ["a/x.jsonl", "b/x.jsonl", "y.jsonl"]),
+        (["x.jsonl", "b/x.jsonl"], ["x.jsonl", "b/x.jsonl"]),
+        (["a/c/x.jsonl", "b/c/x.jsonl", "../y.jsonl"], ["a/c/x.jsonl", "b/c/x.jsonl", "y.jsonl"]),
+        (["c/a/x.jsonl", "c/b/x.jsonl", "y.jsonl", "d/y.jsonl"], ["a/x.jsonl", "b/x.jsonl", "y.jsonl", "d/y.jsonl"]),
+    ],
+)
+def test_a_file_is_called_by_its_name_and_several_of_one_name_by_where_they_differ(
+    tmp_path: Path, paths: list[str], names: list[str]
+) -> None:
+    for home in ("here", "there/deep"):
+        for path in paths:
+            (tmp_path / home / "in" / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / home / "in" / path).touch()
+        found = expand_inputs(corpus(*(tmp_path / home / "in" / path for path in paths)))
+        assert [raw.name for raw in found] == names
+
+
+def test_two_files_that_a_link_sets_apart_are_called_two_names(tmp_path: Path) -> None:
+    for folder in ("far/linked", "near"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "near/link").symlink_to(tmp_path / "far/linked")
+    touch(tmp_path / "far", "x.jsonl")
+    touch(tmp_path / "near", "x.jsonl")
+    found = expand_inputs(corpus(tmp_path / "near/x.jsonl", tmp_path / "near/link/../x.jsonl"))
+    assert [raw.name for raw in found] == ["x.jsonl", "link/../x.jsonl"]
+
+
 def test_a_missing_file_is_named_with_its_entry(tmp_path: Path) -> None:
     (a,) = touch(tmp_path, "a.jsonl")
     with pytest.raises(InputError, match=r"corpus\.inputs\.1\.path: .*gone\.jsonl: no such file"):

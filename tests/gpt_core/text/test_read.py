@@ -1,5 +1,6 @@
 """Raw files to documents: what a record may hold, and what becomes of one that holds none."""
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Callable
@@ -25,11 +26,11 @@ PLACE = "some.jsonl.gz:7"
 
 
 def raw_input(path: Path | str, fmt: str = "jsonl", source: str | None = None, **fields: str) -> RawInput:
-    return RawInput(0, str(path), fmt, Fields.model_validate(fields), source)
+    return RawInput(0, str(path), Path(path).name, fmt, Fields.model_validate(fields), source)
 
 
 def parse(raw: bytes, source: str | None = None, **fields: str) -> Document:
-    return parse_record(raw, place=PLACE, name="some.jsonl.gz", given=raw_input("x", source=source, **fields))
+    return parse_record(raw, place=PLACE, given=raw_input("some.jsonl.gz", source=source, **fields))
 
 
 def rows(given: RawInput, max_record_bytes: int = 1 << 20) -> list[dict[str, object]]:
@@ -171,6 +172,22 @@ def test_a_large_file_is_read_in_pieces_and_every_line_once(tmp_path: Path, monk
             id_ for id_ in whole if not str(id_).startswith("x.jsonl")
         ]
     assert "x.jsonl byte " in str(pieces[-1]["place"])
+
+
+@pytest.mark.parametrize("fmt", ["jsonl", "lines", "text", "parquet", "wet"])
+def test_places_and_the_ids_made_of_them_call_a_file_what_its_input_calls_it(tmp_path: Path, fmt: str) -> None:
+    path = tmp_path / "x.any"
+    path.write_bytes(b"\xff")
+    if fmt == "parquet":
+        pq.write_table(pa.table({"text": ["a text", None]}), path)
+    given = dataclasses.replace(raw_input(path, fmt), name="en/x.any")
+    within = {"jsonl": ":1", "lines": ":1", "text": "", "parquet": " row 1", "wet": " record 1"}[fmt]
+    *_, last = rows(given)
+    assert (last["id"], last["place"], last["source"]) == (f"en/x.any{within}", f"en/x.any{within}", "x")
+    assert str(last["detail"]).startswith(f"en/x.any{within}: ")
+    if fmt in ("lines", "text"):
+        path.write_bytes(b"a text")
+        assert [row["id"] for row in rows(given)] == [f"x/en/x.any{within}"]
 
 
 def test_batches_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,86 +1,21 @@
-"""What the merges are learned from, and that nothing else than the documents and the settings decides."""
+"""Merges follow from the texts and the settings alone; special tokens come after them, and no text spells one."""
 
 import logging
 import random
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import xxhash
 
 from gpt_core.errors import UserError
 from gpt_core.recipe import Tokenizer as Settings
-from gpt_core.tokenizer.train import choose_sample, train_tokenizer
+from gpt_core.tokenizer.train import require_marks, train_tokenizer
 
-DOCUMENTS = [(f"id-{i}", f"document {i} " + "word " * (i % 7)) for i in range(60)]
-
-
-def write_documents(folder: Path, documents: list[tuple[str, str]], *, files: int) -> list[Path]:
-    folder.mkdir()
-    paths = []
-    for number in range(files):
-        part = documents[number::files]
-        table = pa.table({"id": [i for i, _ in part], "text": pa.array([t for _, t in part], pa.large_string())})
-        paths.append(folder / f"part-{number}.parquet")
-        pq.write_table(table.append_column("source", pa.array(["s"] * len(part))), paths[-1], row_group_size=7)
-    return paths
-
-
-def sampled_texts(paths: list[Path], *, sample_bytes: int) -> list[str]:
-    return [text for batch in choose_sample(paths, sample_bytes=sample_bytes).texts(paths) for text in batch]
-
-
-def test_the_sample_is_the_least_hashes_until_the_bytes_are_reached(tmp_path: Path) -> None:
-    paths = write_documents(tmp_path / "d", DOCUMENTS, files=1)
-    expected, total = set(), 0
-    for _, text in sorted(DOCUMENTS, key=lambda document: xxhash.xxh3_64_intdigest(document[0].encode())):
-        expected.add(text)
-        total += len(text)
-        if total >= 300:
-            break
-    sample = choose_sample(paths, sample_bytes=300)
-    assert set(sampled_texts(paths, sample_bytes=300)) == expected
-    assert (sample.documents, sample.text_bytes) == (len(expected), total)
-
-
-def test_neither_files_nor_rows_change_the_sample(tmp_path: Path) -> None:
-    shuffled = random.Random(0).sample(DOCUMENTS, len(DOCUMENTS))
-    whole = write_documents(tmp_path / "a", DOCUMENTS, files=1)
-    parts = write_documents(tmp_path / "b", shuffled, files=5)
-    for sample_bytes in (1, 400, 10**9):
-        assert sorted(sampled_texts(whole, sample_bytes=sample_bytes)) == sorted(
-            sampled_texts(parts, sample_bytes=sample_bytes)
-        )
-
-
-def test_documents_that_share_an_id_are_told_apart_by_text(tmp_path: Path) -> None:
-    doubled = [("same", "one text"), ("same", "two text"), ("same", "six text")]
-    forth = write_documents(tmp_path / "a", doubled, files=1)
-    back = write_documents(tmp_path / "b", doubled[::-1], files=1)
-    assert sampled_texts(forth, sample_bytes=8) == sampled_texts(back, sample_bytes=8)
-
-
-def test_a_sample_beyond_the_corpus_is_the_corpus(tmp_path: Path) -> None:
-    paths = write_documents(tmp_path / "d", DOCUMENTS, files=3)
-    assert sorted(sampled_texts(paths, sample_bytes=10**9)) == sorted(text for _, text in DOCUMENTS)
-    sample = choose_sample(paths, sample_bytes=10**9)
-    assert sample.text_bytes == sum(len(text) for _, text in DOCUMENTS)
-
-
-def test_only_the_first_of_the_sample_can_be_asked_for(tmp_path: Path) -> None:
-    paths = write_documents(tmp_path / "d", DOCUMENTS, files=3)
-    sample = choose_sample(paths, sample_bytes=10**9)
-    first = {text for batch in sample.texts(paths, documents=10) for text in batch}
-    least = sorted(DOCUMENTS, key=lambda document: xxhash.xxh3_64_intdigest(document[0].encode()))[:10]
-    assert first == {text for _, text in least}
+DOCUMENTS = [f"document {i} " + "word " * (i % 7) for i in range(60)]
 
 
 def test_the_order_of_the_texts_does_not_change_a_byte_of_the_tokenizer() -> None:
-    texts = [text for _, text in DOCUMENTS]
     settings = Settings(vocab_size=290)
-    shuffled = random.Random(1).sample(texts, len(texts))
-    one = train_tokenizer([texts], settings)
+    shuffled = random.Random(1).sample(DOCUMENTS, len(DOCUMENTS))
+    one = train_tokenizer([DOCUMENTS], settings)
     many = train_tokenizer([shuffled[:10], shuffled[10:]], settings)
     assert one.serialized == many.serialized
 
@@ -110,3 +45,39 @@ def test_every_batch_read_is_told_of() -> None:
     seen: list[int] = []
     train_tokenizer([["a b"], ["c", "d"]], Settings(vocab_size=257), seen=seen.append)
     assert seen == [1, 2]
+
+
+def test_special_tokens_stand_between_the_merges_and_the_end_of_text() -> None:
+    tokenizer = train_tokenizer([["ababab xyxy"]], Settings(vocab_size=260, special_tokens=("<|b|>", "<|a|>")))
+    assert tokenizer.special_tokens == {"<|b|>": 257, "<|a|>": 258, "<|endoftext|>": 259}
+    assert (tokenizer.end_of_text_id, tokenizer.vocab_size) == (259, 260)
+    assert tokenizer.decode([256, 257, 258, 259]) == "ab<|b|><|a|><|endoftext|>"
+
+
+def test_special_tokens_change_no_merge() -> None:
+    plain = train_tokenizer([DOCUMENTS], Settings(vocab_size=265))
+    marked = train_tokenizer([DOCUMENTS], Settings(vocab_size=267, special_tokens=("<|b|>", "<|a|>")))
+    assert {i: plain.token_bytes[i] for i in range(264)} == {i: marked.token_bytes[i] for i in range(264)}
+
+
+@pytest.mark.parametrize("mark", ["a", "end", "<|>", " word", "\u00c3\u00a9"])
+@pytest.mark.parametrize("pre_tokenizer", ["gpt2", "cl100k"])
+def test_a_special_token_that_text_could_spell_is_refused(mark: str, pre_tokenizer: str) -> None:
+    settings = Settings(vocab_size=400, special_tokens=("<|fine|>", mark), pre_tokenizer=pre_tokenizer)
+    with pytest.raises(
+        UserError, match=r"tokenizer\.special_tokens='.*' could be a token of text; take a mark of several"
+    ):
+        train_tokenizer([["end of the end caf\u00e9 caf\u00e9"]], settings)
+
+
+def test_a_mark_of_one_piece_is_refused_before_training() -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.end_of_text='end' could be a token of text"):
+        require_marks(Settings(end_of_text="end"))
+    require_marks(Settings(special_tokens=("<|user|>", "<s>", "[PAD]")))
+
+
+def test_digits_are_merged_by_three_with_cl100k_alone() -> None:
+    texts = [["20012001 " * 9]]
+    gpt2, cl100k = (train_tokenizer(texts, Settings(vocab_size=300, pre_tokenizer=name)) for name in ("gpt2", "cl100k"))
+    assert b"20012001" in gpt2.token_bytes.values()
+    assert max(map(len, (v for v in cl100k.token_bytes.values() if v.isdigit()))) == 3

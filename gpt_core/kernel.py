@@ -1,7 +1,8 @@
 """Functions that numba compiles: at their first call, once a machine and version of the sources.
 
 numba keeps machine code by the file of a function and looks at no file of what that function calls, so that a change
-of one module would leave stale code of another. The folder of the cache is therefore named by all sources here.
+of one module would leave stale code of another. The folder of the cache is therefore named by all sources of the
+packages that have kernels.
 """
 
 import os
@@ -13,6 +14,8 @@ from typing import Any, TypeVar, cast
 import numba
 import xxhash
 
+PACKAGES = ("text", "tokenizer", "data")
+
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 
 
@@ -23,7 +26,9 @@ def kernel(function: _Kernel) -> _Kernel:
 
 def _cache_folder() -> Path:
     """Below the user's cache where that can be written, else below the folder of temporary files."""
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    here = Path(__file__)
+    files = [here, *(path for name in PACKAGES for path in sorted((here.parent / name).glob("*.py")))]
+    sources = b"".join(path.read_bytes() for path in files)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         home.mkdir(parents=True, exist_ok=True)

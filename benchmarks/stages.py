@@ -1,4 +1,4 @@
-"""clean and dedup as the runner starts them, measured: what the benchmarks of both stages share."""
+"""Stages as the runner starts them, measured: what the benchmarks of clean, dedup and shards share."""
 
 import json
 import sys
@@ -18,23 +18,25 @@ def run_clean(raw: Iterable[Path], work: Path, **sections: Json) -> tuple[Artifa
     """The output in work/clean of JSONL files. `sections`: of the recipe, beside corpus.inputs and cluster."""
     inputs: list[Json] = [{"path": str(path), "format": "jsonl"} for path in raw]
     corpus = {"inputs": inputs, **_section(sections, "corpus")}
-    return _run("clean", work, {**sections, "corpus": corpus}, [])
+    return run_stage("clean", work / "clean", {**sections, "corpus": corpus}, [])
 
 
 def run_dedup(work: Path, **sections: Json) -> tuple[Artifact, Cost]:
     """The output in work/dedup of what stands in work/clean."""
-    corpus: Json = {"inputs": [{"path": "unused.jsonl"}]}
-    return _run("dedup", work, {**sections, "corpus": corpus}, [f"clean={work / 'clean'}"])
+    return run_stage("dedup", work / "dedup", sections, [f"clean={work / 'clean'}"])
 
 
-def _run(stage: str, work: Path, sections: dict[str, Json], inputs: list[str]) -> tuple[Artifact, Cost]:
-    output = work / stage
+def run_stage(
+    stage: str, output: Path, sections: dict[str, Json], inputs: list[str], *, module: str | None = None
+) -> tuple[Artifact, Cost]:
+    """The output of a stage in a new folder. `sections`: of the recipe, beside cluster; `inputs`: STAGE=PATH each."""
     output.mkdir(parents=True)
-    cluster: Json = {"spark": {"master": "local[2]"}}
+    cluster: Json = {"spark": {"master": "local[2]"}, "ray": {"cpus": 2}}
+    sections = {"corpus": {"inputs": [{"path": "unused.jsonl"}]}, **sections}
     (output / "recipe.json").write_text(json.dumps({"name": "benchmark", **sections, "cluster": cluster}))
     (output / "identity.json").write_text(json.dumps({"made": "by a benchmark"}))
     arguments = ["--recipe", str(output / "recipe.json"), "--output", str(output), "--inputs", *inputs]
-    cost = run_measured([sys.executable, "-m", f"jobs.{stage}_corpus", *arguments], cwd=ROOT)
+    cost = run_measured([sys.executable, "-m", module or f"jobs.{stage}_corpus", *arguments], cwd=ROOT)
     artifact = open_artifact(output)
     assert artifact is not None, "the job wrote a manifest"
     return artifact, cost

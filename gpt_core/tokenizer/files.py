@@ -1,0 +1,19 @@
+"""The files that carry a tokenizer, by name. Imports nothing heavy: a plan needs no more than this."""
+
+from pathlib import Path
+
+TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+VOCABULARY, MERGES = "vocab.json", "merges.txt"  # GPT-2's pair
+
+
+def existing_files(path: Path) -> list[Path]:
+    """The files of the existing tokenizer at `path`: `path`, its tokenizer.json, or its vocab.json and merges.txt.
+
+    A folder without them is taken to hold a tokenizer.json, so that whoever opens it says that it is missing.
+    """
+    if not path.is_dir():
+        return [path]
+    pair = [path / VOCABULARY, path / MERGES]
+    if (path / TOKENIZER).is_file() or not any(file.is_file() for file in pair):
+        return [path / TOKENIZER]
+    return pair
