@@ -135,7 +135,7 @@ def _literal(value: Json) -> str:
 
 
 def _sources() -> Iterator[str]:
-    """What the marks in brackets stand for, as gpt_core/recipe.py says it."""
+    """What the marks in brackets stand for, as gpt_core/recipe says it."""
     _, _, sources = (recipe.__doc__ or "").partition("Sources of defaults: ")
     yield "\n## Sources of defaults\n"
     yield from (f"- {source.strip()}." for source in " ".join(sources.split()).rstrip(".").split(";"))

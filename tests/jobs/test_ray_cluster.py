@@ -227,10 +227,10 @@ def a_recipe(cluster: RayCluster, inputs: dict[str, Path], folder: Path) -> tupl
         f"shards: {{validation_fraction: 0.2}}\ncluster: {{ray: {{jobs_address: '{cluster.jobs_address}'}}}}\n"
     )
     plan = {planned.stage.name: planned for planned in make_plan(resolve_paths(load_recipe(path)))}
-    for stage, made in inputs.items():
+    for stage, given in inputs.items():
         output = plan[stage].output
         output.parent.mkdir(parents=True)
-        output.symlink_to(made)
+        output.symlink_to(given)
     return path, plan["shards"].output
 
 

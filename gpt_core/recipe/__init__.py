@@ -1,0 +1,131 @@
+"""The recipe: the only place where a name, a default, a unit and a bound of gptmill stand.
+
+A recipe states decisions. The sections `corpus`, `clean`, `dedup`, `tokenizer`, `shards`, `model`, `pretrain`,
+`finetune` and `evaluate` say what is made: they enter the fingerprints. `name`, `workspace`, `cluster` and
+`tracking` say what it is called, where it is made and who watches: they never do. What DeepSpeed, Spark and Ray
+are configured with is derived from here. recipe_file.py reads recipes and words the refusals.
+
+Sources of defaults: [gopher] Rae et al. 2021, table A1; [c4] Raffel et al. 2020, section 2.2; [fineweb] Penedo et
+al. 2024, sections 3.2 to 3.6; [minhash] the same, section 3.4; [lines] Wenzek et al. 2020 (CCNet), section 3.1;
+[gpt1] Radford et al. 2018, section 4.1; [gpt2] Radford et al. 2019; [gpt3] Brown et al. 2020, section C;
+[cl100k] OpenAI's tiktoken, encoding cl100k_base; [repeat] Muennighoff et al. 2023, "Scaling data-constrained
+language models"; [packing] Ding et al. 2024, "Fewer truncations improve language modeling".
+"""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from gpt_core.recipe.cluster import (
+    Cluster,
+    RayCluster,
+    Tracking,
+    TrainCluster,
+)
+from gpt_core.recipe.documents import (
+    C4,
+    Classifier,
+    Clean,
+    Corpus,
+    Dedup,
+    Fields,
+    FineWeb,
+    GopherQuality,
+    GopherRepetition,
+    LineDedup,
+    Pii,
+    UrlRules,
+)
+from gpt_core.recipe.section import (
+    Name,
+    Section,
+    Text,
+)
+from gpt_core.recipe.training import (
+    MIN_MIXTURE_SHARE,
+    OTHERS,
+    Evaluate,
+    Finetune,
+    MixtureSource,
+    Model,
+    Optimization,
+    Pretrain,
+    Shards,
+    Tokenizer,
+)
+
+__all__ = [
+    "C4",
+    "MIN_MIXTURE_SHARE",
+    "OTHERS",
+    "Classifier",
+    "Clean",
+    "Cluster",
+    "Corpus",
+    "Dedup",
+    "Evaluate",
+    "Fields",
+    "FineWeb",
+    "Finetune",
+    "GopherQuality",
+    "GopherRepetition",
+    "LineDedup",
+    "MixtureSource",
+    "Model",
+    "Optimization",
+    "Pii",
+    "Pretrain",
+    "RayCluster",
+    "Recipe",
+    "Section",
+    "Shards",
+    "Tokenizer",
+    "TrainCluster",
+    "UrlRules",
+]
+
+
+class Recipe(Section):
+    """From raw text to a fine-tuned, registered GPT."""
+
+    name: Name = Field(description="What this recipe is called.")
+    workspace: Text = Field("workspace", description="Folder of all outputs; relative to the working folder.")
+    corpus: Corpus
+    clean: Clean = Clean()
+    dedup: Dedup = Dedup()
+    tokenizer: Tokenizer = Tokenizer()
+    shards: Shards = Shards()
+    model: Model = Model()
+    pretrain: Pretrain = Pretrain()
+    finetune: Finetune | None = Field(None, description="Leave it out to stop at the language model.")
+    evaluate: Evaluate = Evaluate()
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        step_tokens = self.pretrain.batch_sequences * self.model.context_length
+        if self.pretrain.tokens < step_tokens:
+            raise ValueError(
+                f"pretrain.tokens={self.pretrain.tokens} is less than one step of pretrain.batch_sequences x "
+                f"model.context_length = {step_tokens} tokens"
+            )
+        if self.pretrain.warmup_tokens > self.pretrain.tokens:
+            raise ValueError(
+                f"pretrain.warmup_tokens={self.pretrain.warmup_tokens} exceeds pretrain.tokens={self.pretrain.tokens}"
+            )
+        train = self.cluster.train
+        for section, settings in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            if settings is None:
+                continue
+            if settings.batch_sequences % train.processes:
+                raise ValueError(
+                    f"{section}.batch_sequences={settings.batch_sequences} must be a multiple of "
+                    f"cluster.train.processes={train.processes}"
+                )
+        tuning = self.finetune
+        if tuning is not None and (tuning.max_tokens or 0) > self.model.context_length:
+            raise ValueError(
+                f"finetune.max_tokens={tuning.max_tokens} exceeds model.context_length={self.model.context_length}"
+            )
+        return self
