@@ -168,7 +168,7 @@ def _attempt(
             ),
         )
         for path in outcome.scratch:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # a job that was quick made none
 
 
 def _open_input(name: str, path: str, *, elsewhere: Sequence[str]) -> Artifact:

@@ -8,7 +8,7 @@ Killed and started again on as many ranks, it goes on behind its last checkpoint
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -67,7 +67,7 @@ class Batches:
 
 
 def make(job: Job) -> Outcome:
-    """The model is trained and exported; checkpoints are gone."""
+    """The model is trained and exported; checkpoints go with the manifest."""
     recipe, settings = job.recipe, job.recipe.pretrain
     rank, world_size = join_ranks(recipe.cluster.train)
     tokenizer = Tokenizer.load(job.inputs["tokenizer"].file("tokenizer.json").parent)
@@ -96,9 +96,7 @@ def make(job: Job) -> Outcome:
         return Outcome([])
     trained = Decoder(decoder.config)  # a new one: ZeRO 3 has left the old one without weights
     trained.load_state_dict({name.removeprefix("model.decoder."): value for name, value in weights.items()})
-    outcome = _export(job, trained, tokenizer, curves, batches.samples)
-    checkpoints.clear()  # only now that nothing needs them
-    return outcome
+    return replace(_export(job, trained, tokenizer, curves, batches.samples), scratch=[checkpoints.folder])
 
 
 def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int) -> Batches:

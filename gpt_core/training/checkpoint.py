@@ -58,10 +58,6 @@ class Checkpoints:
         logger.info("resumed behind step %d", step)
         return step, state
 
-    def clear(self) -> None:
-        """No checkpoint is left; the run is done."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _steps(self) -> list[int]:
         names = [path.name for path in self.folder.glob("step-*") if (path / MANIFEST).exists()]
         return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
