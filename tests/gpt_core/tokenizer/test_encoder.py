@@ -134,3 +134,38 @@ def test_the_sample_is_of_least_hash_and_a_thousandth_within_its_bounds() -> Non
 def test_a_text_never_gives_the_end_of_text_token(tokenizer: Tokenizer, text: str) -> None:
     ids, _ = FastEncoder(tokenizer).encode(column([text + tokenizer.end_of_text]))
     assert tokenizer.end_of_text_id not in ids
+
+
+def with_tree(tokenizer: Tokenizer, **changes: object) -> Tokenizer:
+    tree = {**json.loads(tokenizer.serialized), **changes}
+    return Tokenizer(json.dumps(tree).encode(), origin="the test's")
+
+
+def added_token(i: int, content: str, *, special: bool = False) -> dict[str, object]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": i, "content": content, "special": special, **flags}
+
+
+@pytest.fixture(scope="module")
+def variants(tokenizer: Tokenizer) -> dict[str, Tokenizer]:
+    """Tokenizers of the kinds that a recipe can ask for or bring."""
+    mark = added_token(tokenizer.end_of_text_id, tokenizer.end_of_text, special=True)
+    plain = [added_token(400, "  "), added_token(401, "cat")]
+    return {
+        "cl100k": train_tokenizer([LEARNED], Settings(vocab_size=300, pre_tokenizer="cl100k")),
+        "special": train_tokenizer([LEARNED], Settings(vocab_size=300, special_tokens=("<|user|>", "<|end|>"))),
+        "added": with_tree(tokenizer, added_tokens=[mark, *plain]),
+        "normalized": with_tree(tokenizer, normalizer={"type": "NFC"}),
+    }
+
+
+@pytest.mark.parametrize("kind", ["cl100k", "special", "added", "normalized"])
+@given(texts=st.lists(st.text() | st.sampled_from([*ODD_TEXTS, "a cat  cat<|user|>", "cafe\u0301  "]), max_size=8))
+def test_ids_are_exact_for_every_kind_of_tokenizer_and_fast_for_those_that_can_be(
+    variants: dict[str, Tokenizer], kind: str, texts: list[str]
+) -> None:
+    tokenizer = variants[kind]
+    ids, borders, proof = ProvenEncoder(tokenizer, "auto").encode(column(texts), hashes(len(texts)))
+    found = [ids[start:stop].tolist() for start, stop in itertools.pairwise(borders)]
+    assert found == list(map(tokenizer.encode, texts))
+    assert proof.encoder == ("reference" if kind == "added" else "fast"), proof.difference
