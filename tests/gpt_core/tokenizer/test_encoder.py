@@ -136,6 +136,19 @@ def test_a_text_never_gives_the_end_of_text_token(tokenizer: Tokenizer, text: st
     assert tokenizer.end_of_text_id not in ids
 
 
+def test_an_encoder_that_has_grown_begins_anew_and_says_the_same(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = FastEncoder(tokenizer)
+    begun = encoder._backend
+    wanted = encoder.encode(column(LEARNED))[0].tolist()
+    assert encoder.encode(column(LEARNED))[0].tolist() == wanted
+    assert encoder._backend is begun
+    monkeypatch.setattr("gpt_core.tokenizer.encoder.REMEMBERED_BYTES", -(1 << 40))
+    assert encoder.encode(column(LEARNED))[0].tolist() == wanted
+    assert encoder._backend is not begun
+
+
 def with_tree(tokenizer: Tokenizer, **changes: object) -> Tokenizer:
     tree = {**json.loads(tokenizer.serialized), **changes}
     return Tokenizer(json.dumps(tree).encode(), origin="the test's")
