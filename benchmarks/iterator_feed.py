@@ -29,7 +29,7 @@ from shard_stage import run_shards, tokenizer_of, write_documents
 
 from gpt_core.data.batches import TrainingSamples
 from gpt_core.data.index import ShardEntry, ShardIndex, read_index, write_index
-from gpt_core.data.shard_set import ShardSet
+from gpt_core.data.shard_set import ShardSet, locate_in
 from gpt_core.data.shards import ShardMetadata, write_shard
 from gpt_core.recipe import Pretrain
 from gpt_core.training.tasks import IGNORED
@@ -145,7 +145,7 @@ def opening(folder: Path) -> tuple[float, int]:
     before = psutil.Process().memory_info().rss
     started = time.perf_counter()
     index = read_index(folder / "index.json")
-    shards = ShardSet(index.train, index.metadata, locate=lambda entry: folder / entry.path)
+    shards = ShardSet(index.train, index.metadata, locate=locate_in(folder))
     order(shards).take(np.array([FAR]))
     seconds = time.perf_counter() - started
     return seconds, psutil.Process().memory_info().rss - before

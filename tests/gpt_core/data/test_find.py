@@ -1,5 +1,6 @@
 """A document is found by its id, and every stretch of the row by its documents."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from gpt_core.data.find import DocumentPart, documents_between, find_document
 from gpt_core.data.index import ShardEntry
 from gpt_core.data.placement import Placement, SourceShards
 from gpt_core.data.runs import order_documents
-from gpt_core.data.shard_set import ShardSet
+from gpt_core.data.shard_set import ShardSet, locate_in
 from gpt_core.data.shards import ShardMetadata, write_shard
 from gpt_core.tokenizer.documents import hash_strings
 
@@ -38,7 +39,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
             write_shard(root / path, pa.array(held), tokens, np.cumsum([0, *map(len, documents)]), METADATA)
             entries.append(ShardEntry(path, source, len(held), len(tokens)))
     assert len(entries) == 6
-    return ShardSet(entries, METADATA, locate=lambda entry: root / entry.path)
+    return ShardSet(entries, METADATA, locate=locate_in(root))
 
 
 @pytest.mark.parametrize("doc_id", [*IDS["a"], *IDS["b"]])
@@ -53,7 +54,7 @@ def test_every_document_is_found_whole(shards: ShardSet, doc_id: str) -> None:
 def test_a_document_is_found_by_opening_few_shards(tmp_path: Path, shards: ShardSet) -> None:
     opened: list[str] = []
 
-    def locate(entry: ShardEntry) -> Path:
+    def locate(entry: ShardEntry) -> AbstractContextManager[Path]:
         opened.append(entry.path)
         return shards._locate(entry)
 

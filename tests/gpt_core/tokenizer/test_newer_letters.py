@@ -16,7 +16,7 @@ from gpt_core.tokenizer.tokenizer import Tokenizer, build_backend, close_vocabul
 
 PLANES = [point for point in range(0x34000) if not 0xD800 <= point < 0xE000]  # beyond: tags, private use, nothing
 LISTED = {point for first, stop in NEWER_LETTERS for point in range(first, stop)}
-ANY_TEXT = st.text(st.characters() | st.sampled_from(sorted(map(chr, LISTED))), max_size=3 * CHUNK_BYTES)
+ANY_TEXT = st.text(st.characters(codec="utf-8") | st.sampled_from(sorted(map(chr, LISTED))), max_size=3 * CHUNK_BYTES)
 
 
 def column(texts: list[str]) -> pa.LargeStringArray:
