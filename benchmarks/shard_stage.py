@@ -1,7 +1,6 @@
 """The shards stage over documents of ours, as if clean, dedup and tokenizer had made its inputs."""
 
 import hashlib
-import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -88,8 +87,7 @@ def run_shards(output: Path, dedup: Path, tokenizer: Path, **shards: Json) -> tu
 
 def cpu_seconds(shards: Artifact) -> dict[str, float]:
     """Of the actors that encode and of the tasks that merge."""
-    told: dict[str, float] = json.loads(shards.file("encoder.json").read_text())["cpu_seconds"]
-    return told
+    return {step: round(shards.manifest.figures[f"{step}_cpu_seconds"], 3) for step in ("encode", "merge")}
 
 
 def digests(shards: Artifact) -> dict[str, str]:

@@ -282,7 +282,10 @@ def _outcome(work: Work, attempt: _Attempt) -> Outcome:
         counts=totals,
         figures={
             "bytes_per_token": text_bytes / (totals["train_tokens"] + totals["validation_tokens"]),
-            "encoded_bytes_per_cpu_second": text_bytes / max(sum(run.cpu_seconds for run in attempt.runs), 1e-3),
+            "encode_cpu_seconds": sum(run.cpu_seconds for run in attempt.runs),
+            "merge_cpu_seconds": sum(it.cpu_seconds for it in attempt.shards),
+            "runs_found_whole": attempt.runs_found,
+            "shards_found_whole": attempt.shards_found,
         },
         schemas={"shard": {field.name: str(field.type) for field in work.metadata.schema()}},
         engines=("gigatoken", "pyarrow", "ray", "tokenizers"),
@@ -311,7 +314,7 @@ def _sources(counts: Sequence[SourceCount]) -> dict[str, Json]:
 
 
 def _encoding(work: Work, attempt: _Attempt) -> dict[str, Json]:
-    """encoder.json: who encoded, what that rests on, and what an attempt before this one had made."""
+    """encoder.json: who encoded, and what that rests on."""
     proofs = [run.proof for run in attempt.runs]
     differences: list[Json] = sorted({proof.difference for proof in proofs if proof.difference})[:MOST_TOLD]  # type: ignore[assignment]
     return {
@@ -321,11 +324,6 @@ def _encoding(work: Work, attempt: _Attempt) -> dict[str, Json]:
         "compared_bytes": sum(proof.text_bytes for proof in proofs),
         "documents_with_newer_letters": sum(proof.newer_letters for proof in proofs),
         "differences": differences,
-        "cpu_seconds": {
-            "encode": round(sum(run.cpu_seconds for run in attempt.runs), 3),
-            "merge": round(sum(it.cpu_seconds for it in attempt.shards), 3),
-        },
-        "found_whole": {"runs": attempt.runs_found, "shards": attempt.shards_found},
     }
 
 

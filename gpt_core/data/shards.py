@@ -8,6 +8,7 @@ Any Arrow reader opens a shard: pyarrow, polars, DuckDB, datasets.
 """
 
 import contextlib
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,11 +96,13 @@ def write_shard(
 
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[pa.NativeFile]:
-    """What is written inside stands at `path` when the block ends well, in one step, whoever else writes there."""
+    """What is written inside stands at `path` when the block ends well: in one step, whoever else writes, durably."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with pa.OSFile(str(draft), "wb") as sink:
             yield sink
+        with draft.open("rb") as stream:
+            os.fsync(stream.fileno())
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -105,9 +105,9 @@ def test_an_attempt_goes_on_with_the_runs_and_shards_that_a_killed_one_left(tmp_
     assert {path for path in stand if path.stat().st_mtime_ns != shards[path]} == set()
     assert made(output) == made(tmp_path / "whole")
     assert whole(output).manifest.counts == wanted.manifest.counts
-    found = tell_encoder(whole(output))["found_whole"]
-    assert found["runs"] == 4
-    assert found["shards"] >= 1
+    figures = whole(output).manifest.figures
+    assert figures["runs_found_whole"] == 4
+    assert figures["shards_found_whole"] >= 1
     assert not draft.exists()
     assert not (output / "runs").exists()
 
@@ -139,7 +139,8 @@ def test_what_an_attempt_at_other_work_left_is_made_anew(tmp_path: Path) -> None
     (output / "train/old/shard-00000.arrow").write_bytes(b"old")
     assert run_job(output, dedup, tokenizer).returncode == 0
     assert not (output / "train/old").exists()
-    assert tell_encoder(whole(output))["found_whole"] == {"runs": 0, "shards": 0}
+    figures = whole(output).manifest.figures
+    assert (figures["runs_found_whole"], figures["shards_found_whole"]) == (0, 0)
 
 
 @pytest.mark.ray
