@@ -6,7 +6,16 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from jobs.job import PROGRESS
 
@@ -60,6 +69,39 @@ class StageDisplay:
             self.spoken = now
             left = f", {(total - done) / rate:,.0f} s left" if total and rate and done < total else ""
             self.console.print(f"  {self.stage}: {state}{left}", highlight=False, soft_wrap=True)
+
+
+class ByteBar:
+    """How many bytes are dealt with: a bar on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.spoken = time.monotonic()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=None)
+
+    def __enter__(self) -> "ByteBar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, path: str, done: int, total: int) -> None:
+        """`done` of `total` bytes are; `path` is at work. May be called from any thread, often."""
+        self.progress.update(self.task, description=path, completed=done, total=total)
+        if not self.console.is_terminal and time.monotonic() - self.spoken > PLAIN_LINE_SECONDS:
+            self.spoken = time.monotonic()
+            self.console.print(f"  {done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {path}", highlight=False, soft_wrap=True)
 
 
 def describe_progress(done: float, total: float | None, unit: str, *, rate: float, measures: dict[str, float]) -> str:

@@ -57,6 +57,7 @@ def verify(recipe: RecipePath, overrides: Overrides = None) -> None:
     from gpt_core.data.verify import verify_shards
     from gpt_core.tokenizer.files import TOKENIZER
     from gpt_core.tokenizer.tokenizer import Tokenizer
+    from pipelines.display import ByteBar
 
     plan = _plan(recipe, overrides)
     root = plan["shards"].output
@@ -64,11 +65,16 @@ def verify(recipe: RecipePath, overrides: Overrides = None) -> None:
     if manifest is None:
         raise _not_made("shards")
     tokenizer = Tokenizer.load(_whole(plan, "tokenizer")["tokenizer"].file(TOKENIZER))
-    verdicts = verify_shards(root, manifest, tokenizer_digest=tokenizer.digest)
-    problems = [f"{root / verdict.entry.path}: {verdict.problem}" for verdict in verdicts if verdict.problem]
+    size, counts = sum(entry.size_bytes for entry in manifest.files), manifest.counts
+    problems, done = [], 0
+    with ByteBar(Console()) as bar:
+        for verdict in verify_shards(root, manifest, tokenizer_digest=tokenizer.digest):
+            if verdict.problem:
+                problems.append(f"{root / verdict.entry.path}: {verdict.problem}")
+            done += verdict.entry.size_bytes
+            bar.show(verdict.entry.path, done, size)
     if problems:
         raise ArtifactError("\n".join([*problems, f"{len(problems)} damaged; delete {root} and run again"]))
-    size, counts = sum(entry.size_bytes for entry in manifest.files), manifest.counts
     tokens = counts["train_tokens"] + counts["validation_tokens"]
     print(f"{len(manifest.files):,} files, {size / 1e6:,.1f} MB, {tokens:,} tokens: all are what the manifest says")
 
@@ -108,7 +114,8 @@ def push(
     overrides: Overrides = None,
 ) -> None:
     """Copy the shards to an object store, for cluster.train.shards_from; what stands there is not sent again."""
-    from pipelines.push import push_shards
+    from gpt_core.data.push import push_output
+    from pipelines.display import ByteBar
 
     problem = store_uri_problem(uri)
     if problem is not None:
@@ -117,7 +124,8 @@ def push(
     shards = open_artifact(output)  # with cluster.train.shards_from, the plan does without the shards themselves
     if shards is None:
         raise _not_made("shards")
-    pushed = push_shards(shards, uri, console=Console())
+    with ByteBar(Console()) as bar:
+        pushed = push_output(shards, uri, report=bar.show)
     print(f"sent       {pushed.sent_files} files, {pushed.sent_bytes / 1e6:,.1f} MB; {pushed.kept_files} stood there")
     print(f"copy       {pushed.uri}")
     print(f"use it     --set cluster.train.shards_from={uri}")
