@@ -109,9 +109,8 @@ def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int)
     )
     validation = ValidationWindows(validation_set, T, max_tokens=settings.validation_tokens)
     samples = TrainingSamples(train_set, T, settings, ignored=IGNORED)
-    steps = settings.tokens // (settings.batch_sequences * T)
-    samples.require(steps)
-    samples.tell(steps)
+    samples.require(recipe.pretrain_steps)
+    samples.tell(recipe.pretrain_steps)
     if cache is not None and rank == 0:
         cache.warn_if_short(samples)
     return Batches(
@@ -134,14 +133,13 @@ def _micro_batch(inputs: np.ndarray, targets: np.ndarray) -> MicroBatch:
 
 def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints) -> Curves:
     """The engine's weights are trained to the end of the schedule; returns every figure on the way."""
-    settings = job.recipe.pretrain
-    step_tokens = settings.batch_sequences * job.recipe.model.context_length
+    settings, step_tokens = job.recipe.pretrain, job.recipe.step_tokens
     schedule = Schedule(
         shape=settings.schedule,
         peak=settings.learning_rate,
         final=settings.final_learning_rate,
         warmup_steps=math.ceil(settings.warmup_tokens / step_tokens),
-        steps=settings.tokens // step_tokens,
+        steps=job.recipe.pretrain_steps,
     )
     n_targets = lru_cache(maxsize=1)(batches.samples.n_targets)  # asked for by every micro-batch
     done, state = checkpoints.load_newest(engine)

@@ -7,7 +7,6 @@ killed attempt left whole are not made again. On a cluster the inputs, the outpu
 there under the same paths on every node; Ray uploads nothing.
 """
 
-import functools
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from gpt_core.artifact import write_json
-from gpt_core.data.index import ShardEntry, ShardIndex, write_index
+from gpt_core.data.index import SIDES, ShardEntry, ShardIndex, write_index
 from gpt_core.data.placement import Placement
 from gpt_core.data.runs import (
     BlockTokenizer,
@@ -48,7 +47,7 @@ from jobs.ray_context import ray_context
 BLOCK_BYTES = (4_000_000, 32_000_000)  # least and most text that an actor holds at once
 BLOCKS = 64  # of a corpus, if they are between these sizes: enough for every core of a laptop
 RETRIES = 5  # of a merge whose node was lost; Ray Data repeats its actors' work by itself
-RUNS, SIDES = "runs", ("train", "validation")
+RUNS = "runs"
 MOST_TOLD = 20  # differences of the encoders in encoder.json
 
 
@@ -186,6 +185,7 @@ class _Attempt:
         for shard in sorted({shard for run in self.runs for shard in run.shards}):
             merged = read_merged(self.work.shard_path(shard), summary=self.work.merged_path(shard))
             missing.append(shard) if merged is None else self.shards.append(merged)
+        self.shards_found = len(self.shards)
         return missing
 
     def _tokenize(self, missing: Sequence[int]) -> None:
@@ -210,9 +210,7 @@ class _Attempt:
         runs = plan.map_batches(
             _Actor, fn_constructor_args=(self.work,), batch_size=1, batch_format="pyarrow", compute=pool, num_cpus=1
         )
-        documents, tokens = (
-            sum(getattr(count, unit) for count in self._all_counts()) for unit in ("documents", "tokens")
-        )
+        documents, tokens = (sum(getattr(count, unit) for count in self.counts) for unit in ("documents", "tokens"))
         for row in runs.iter_rows():
             run = read_run(self.work.run_path(row["block"]))
             if run is None:
@@ -234,7 +232,6 @@ class _Attempt:
         import ray
 
         missing = self._missing_shards()
-        self.shards_found = len(self.shards)
         merge = ray.remote(max_retries=RETRIES)(_merge_task)
         work, runs = ray.put(self.work), ray.put(self.runs)
         waiting: list[Any] = [merge.remote(work, shard, runs) for shard in missing]
@@ -249,12 +246,9 @@ class _Attempt:
         if found != wanted:
             raise StageError(f"the shards hold {found:,} tokens of {wanted:,}")
 
-    @functools.cached_property
+    @property
     def counts(self) -> list[SourceCount]:
-        """Of all runs, once they are."""
-        return self._all_counts()
-
-    def _all_counts(self) -> list[SourceCount]:
+        """Of all runs that stand."""
         return [count for run in self.runs for count in run.counts]
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gpt_core.artifact import Artifact, open_artifact, read_manifest
 from gpt_core.errors import ArtifactError, InputError
+from gpt_core.recipe import Recipe
 from gpt_core.store_uri import store_uri_problem
 from pipelines.options import Overrides, RecipePath, example, load
 from pipelines.plan import PlannedStage, make_plan
@@ -27,7 +28,7 @@ def stats(
     """Show documents, tokens and sizes by source."""
     from gpt_core.data.stats import source_stats
 
-    shards = _whole(_plan(recipe, overrides), "shards")["shards"]
+    shards = _whole(_plan(load(recipe, overrides)), "shards")["shards"]
     rows = source_stats(shards)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
@@ -59,7 +60,7 @@ def verify(recipe: RecipePath, overrides: Overrides = None) -> None:
     from gpt_core.tokenizer.tokenizer import Tokenizer
     from pipelines.display import ByteBar
 
-    plan = _plan(recipe, overrides)
+    plan = _plan(load(recipe, overrides))
     root = plan["shards"].output
     manifest = read_manifest(root)
     if manifest is None:
@@ -89,7 +90,7 @@ def show(
     from pipelines.trace import show_document
 
     resolved = load(recipe, overrides)
-    for line in show_document(resolved, document, _whole(_plan(recipe, overrides), "dedup", "tokenizer", "shards")):
+    for line in show_document(resolved, document, _whole(_plan(resolved), "dedup", "tokenizer", "shards")):
         print(line)
 
 
@@ -103,7 +104,7 @@ def trace(
     from pipelines.trace import trace_sample
 
     resolved = load(recipe, overrides)
-    for line in trace_sample(resolved, sample, _whole(_plan(recipe, overrides), "dedup", "tokenizer", "shards")):
+    for line in trace_sample(resolved, sample, _whole(_plan(resolved), "dedup", "tokenizer", "shards")):
         print(line)
 
 
@@ -120,7 +121,7 @@ def push(
     problem = store_uri_problem(uri)
     if problem is not None:
         raise InputError(f"URI: {problem}")
-    output = _plan(recipe, overrides)["shards"].output
+    output = _plan(load(recipe, overrides))["shards"].output
     shards = open_artifact(output)  # with cluster.train.shards_from, the plan does without the shards themselves
     if shards is None:
         raise _not_made("shards")
@@ -131,8 +132,8 @@ def push(
     print(f"use it     --set cluster.train.shards_from={uri}")
 
 
-def _plan(recipe: RecipePath, overrides: Overrides) -> dict[str, PlannedStage]:
-    return {planned.stage.name: planned for planned in make_plan(load(recipe, overrides))}
+def _plan(recipe: Recipe) -> dict[str, PlannedStage]:
+    return {planned.stage.name: planned for planned in make_plan(recipe)}
 
 
 def _whole(plan: dict[str, PlannedStage], *stages: str) -> dict[str, Artifact]:

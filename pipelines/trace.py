@@ -34,8 +34,7 @@ def show_document(recipe: Recipe, doc_id: str, inputs: Mapping[str, Artifact]) -
 
 def trace_sample(recipe: Recipe, number: int, inputs: Mapping[str, Artifact]) -> Iterator[str]:
     """Lines on the documents of a training sample and where they came from. Raises InputError beyond the training."""
-    settings, T = recipe.pretrain, recipe.model.context_length  # noqa: N806
-    steps = settings.tokens // (settings.batch_sequences * T)
+    settings, steps = recipe.pretrain, recipe.pretrain_steps
     if number >= steps * settings.batch_sequences:
         raise InputError(
             f"--sample {number}: pretrain.tokens={settings.tokens} makes {steps * settings.batch_sequences:,} samples; "
@@ -43,7 +42,7 @@ def trace_sample(recipe: Recipe, number: int, inputs: Mapping[str, Artifact]) ->
         )
     shards = inputs["shards"]
     train_set = open_side(shards, "train", cache=ShardCache.of_recipe(recipe, shards))
-    samples = TrainingSamples(train_set, T, settings, ignored=IGNORED)
+    samples = TrainingSamples(train_set, recipe.model.context_length, settings, ignored=IGNORED)
     step, place = divmod(number, settings.batch_sequences)
     yield f"sample    {number:,}: step {step + 1:,} of {steps:,}, sequence {place + 1} of {settings.batch_sequences}"
     stretches = samples.stretches(number)

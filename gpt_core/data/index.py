@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from gpt_core.artifact import write_json
 from gpt_core.data.shards import FORMAT_VERSION, ShardMetadata
@@ -21,6 +21,7 @@ from gpt_core.fingerprint import Json
 
 INDEX = "index.json"
 Side = Literal["train", "validation"]
+SIDES: tuple[Side, ...] = get_args(Side)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def read_index(path: Path) -> ShardIndex:
                 "run the stage shards again"
             )
         metadata = ShardMetadata(tree["tokenizer_sha256"], tree["vocab_size"], tree["end_of_text_id"], tree["seed"])
-        train, validation = (tuple(ShardEntry(**entry) for entry in tree[side]) for side in ("train", "validation"))
+        train, validation = (tuple(ShardEntry(**entry) for entry in tree[side]) for side in SIDES)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: is no index of shards: {error}; run the stage shards again") from None
     return ShardIndex(metadata, train, validation)

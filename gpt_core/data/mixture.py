@@ -17,12 +17,12 @@ import numpy.typing as npt
 import xxhash
 
 from gpt_core.data.index import ShardEntry
+from gpt_core.data.placement import REST
 from gpt_core.errors import UserError
 from gpt_core.kernel import kernel
 from gpt_core.recipe import OTHERS, MixtureSource
 
 PERIOD = 2**20
-SHARED = ""  # the source of shards that small sources share
 
 Numbers = npt.NDArray[np.int64]
 
@@ -44,7 +44,7 @@ def resolve_mixture(mixture: Mapping[str, MixtureSource], entries: Sequence[Shar
     """The components that have a weight, by name. Raises UserError unless keys and sources of the shards match."""
     found = {entry.source for entry in entries}
     for name in mixture:
-        if name != OTHERS and name not in found - {SHARED}:
+        if name != OTHERS and name not in found - {REST}:
             raise UserError(f"pretrain.mixture.{name}: no train shard is of this source; there are: {_tell(found)}")
     others = found - mixture.keys()
     if others and OTHERS not in mixture:
@@ -110,7 +110,7 @@ def require_epochs(component: Component, *, samples: int, of: int, total: int) -
 def _tell(sources: Iterable[str]) -> str:
     """The sources' names, as a message lists them."""
     shared = f"small sources in shared shards (only {OTHERS!r} stands for them)"
-    return ", ".join(source if source != SHARED else shared for source in sorted(sources))
+    return ", ".join(source if source != REST else shared for source in sorted(sources))
 
 
 @kernel

@@ -101,16 +101,19 @@ class Placement:
 
     def source_of(self, shard: int) -> str:
         """Whose documents `shard` holds."""
-        first = self._firsts[self.is_validation(shard)]
-        return self.sources[int(np.searchsorted(first, shard, side="right")) - 1].source
+        return self.sources[self._place_of(shard)[0]].source
 
     def path_of(self, shard: int) -> str:
         """The shard's file below the output: train/novels/shard-00000.arrow."""
-        held_out = self.is_validation(shard)
-        first = self._firsts[held_out]
-        number = shard - int(first[np.searchsorted(first, shard, side="right") - 1])
-        folder = folder_of(self.source_of(shard))
-        return f"{'validation' if held_out else 'train'}/{folder}/shard-{number:05d}.arrow"
+        source, number = self._place_of(shard)
+        side = "validation" if self.is_validation(shard) else "train"
+        return f"{side}/{folder_of(self.sources[source].source)}/shard-{number:05d}.arrow"
+
+    def _place_of(self, shard: int) -> tuple[int, int]:
+        """Which source a shard is of, and which of the source's shards on its side it is."""
+        first = self._firsts[self.is_validation(shard)]
+        source = int(np.searchsorted(first, shard, side="right")) - 1
+        return source, shard - int(first[source])
 
 
 def folder_of(source: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gpt_core.artifact import Artifact
 from gpt_core.data.index import INDEX, ShardEntry, read_index
+from gpt_core.data.placement import REST
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def source_stats(artifact: Artifact) -> list[SourceStats]:
     own = {entry.source for entry in (*index.train, *index.validation)}
     text_bytes = dict.fromkeys(own, 0)
     for name, counts in told.items():
-        text_bytes[name if name in own else ""] += counts["text_bytes"]
+        text_bytes[name if name in own else REST] += counts["text_bytes"]
 
     def row(source: str, train: Iterable[ShardEntry], validation: Iterable[ShardEntry], held_bytes: int) -> SourceStats:
         sides = (list(train), list(validation))

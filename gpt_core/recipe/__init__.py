@@ -102,13 +102,22 @@ class Recipe(Section):
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
 
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a pre-training step, over all ranks."""
+        return self.pretrain.batch_sequences * self.model.context_length
+
+    @property
+    def pretrain_steps(self) -> int:
+        """Whole steps that pretrain.tokens makes."""
+        return self.pretrain.tokens // self.step_tokens
+
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
-        step_tokens = self.pretrain.batch_sequences * self.model.context_length
-        if self.pretrain.tokens < step_tokens:
+        if self.pretrain_steps < 1:
             raise ValueError(
                 f"pretrain.tokens={self.pretrain.tokens} is less than one step of pretrain.batch_sequences x "
-                f"model.context_length = {step_tokens} tokens"
+                f"model.context_length = {self.step_tokens} tokens"
             )
         if self.pretrain.warmup_tokens > self.pretrain.tokens:
             raise ValueError(

@@ -1,9 +1,10 @@
 """Texts of an Arrow column to token ids, fast where that is proven to be exact.
 
-The reference is Hugging Face's `tokenizers`, some 2 MB of text a CPU-second. The fast encoder is gigatoken, a hundred
+The reference is Hugging Face's `tokenizers`, 2 to 5 MB of text a CPU-second. The fast encoder is gigatoken, a hundred
 times that: it reads Arrow's buffers and writes ids and offsets, with no Python object a document. It is another
-program, so `auto` asks both for a sample of every block of documents and for a few texts that encoders stumble over,
-and takes the reference for a block where they differ. Neither ever gives a special token: their literals are text.
+program. Documents with letters that only one of the two knows (newer_letters.py) are the reference's, always; and both
+are asked for a sample of every block and for a few texts that encoders stumble over, and where they differ `auto` takes
+the reference for the block. Neither ever gives a special token: their literals are text.
 """
 
 import itertools
