@@ -9,7 +9,9 @@ Sources of defaults: [gopher] Rae et al. 2021, table A1; [c4] Raffel et al. 2020
 al. 2024, sections 3.2 to 3.6; [minhash] the same, section 3.4; [lines] Wenzek et al. 2020 (CCNet), section 3.1;
 [gpt1] Radford et al. 2018, section 4.1; [gpt2] Radford et al. 2019; [gpt3] Brown et al. 2020, section C;
 [cl100k] OpenAI's tiktoken, encoding cl100k_base; [repeat] Muennighoff et al. 2023, "Scaling data-constrained
-language models"; [packing] Ding et al. 2024, "Fewer truncations improve language modeling".
+language models"; [packing] Ding et al. 2024, "Fewer truncations improve language modeling"; [muon] Jordan et al.
+2024, "Muon: an optimizer for hidden layers in neural networks"; [palm] Chowdhery et al. 2022, section 5; [wsd] Hu et
+al. 2024 (MiniCPM), section 4.
 """
 
 from typing import Self
@@ -127,10 +129,16 @@ class Recipe(Section):
         for section, settings in (("pretrain", self.pretrain), ("finetune", self.finetune)):
             if settings is None:
                 continue
-            if settings.batch_sequences % train.processes:
+            if settings.batch_sequences % train.world_size:
+                nodes = f" x cluster.train.nodes={train.nodes}" if train.nodes > 1 else ""
                 raise ValueError(
                     f"{section}.batch_sequences={settings.batch_sequences} must be a multiple of "
-                    f"cluster.train.processes={train.processes}"
+                    f"cluster.train.processes={train.processes}{nodes}"
+                )
+            if settings.precision == "bf16" and train.zero_stage == 0:
+                raise ValueError(
+                    f"{section}.precision=bf16 needs the fp32 weights that ZeRO keeps: set cluster.train.zero_stage to "
+                    "1, 2 or 3, or the precision to autocast"
                 )
         tuning = self.finetune
         if tuning is not None and (tuning.max_tokens or 0) > self.model.context_length:

@@ -1,6 +1,6 @@
 """Where it is made, and who watches: the sections `cluster` and `tracking`. They enter no fingerprint."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -9,6 +9,8 @@ from pydantic import (
 
 from gpt_core.recipe.section import (
     Name,
+    NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     Section,
     Text,
@@ -43,10 +45,38 @@ class RayCluster(Section):
 class TrainCluster(Section):
     """Where pretrain and finetune run."""
 
-    processes: PositiveInt = Field(1, description="Ranks on this machine.")
+    processes: PositiveInt = Field(1, description="Ranks on each node.")
+    nodes: PositiveInt = Field(1, description="Machines.")
+    min_nodes: PositiveInt | None = Field(
+        None, description="Go on with so few where others are lost, from the last checkpoint; default: all nodes."
+    )
+    rendezvous: Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]+$")] | None = Field(
+        None, description="HOST:PORT of the node that all nodes meet at; it must outlive the others."
+    )
+    hostfile: Text | None = Field(
+        None, description="Hostfile of DeepSpeed's launcher, which starts the ranks by ssh in torchrun's place."
+    )
+    max_restarts: NonNegativeInt = Field(
+        0, description="How often a training that lost a rank starts again from its last checkpoint by itself."
+    )
     zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(2, description="DeepSpeed ZeRO stage.")
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        "none",
+        description="What stands in the host's memory in place of the GPU's: optimizer states (stage 1 to 3); "
+        "`parameters`: these and the weights (stage 3).",
+    )
     micro_batch_sequences: PositiveInt = Field(8, description="Most sequences a rank takes at once.")
+    activation_checkpointing: bool = Field(
+        False, description="Keep a block's input alone and compute the block again in the backward pass."
+    )
+    compile: bool = Field(False, description="torch.compile: slower to start, faster steps.")
     threads_per_process: PositiveInt | None = Field(None, description="CPU threads a rank; default: cores / ranks.")
+    memory_bytes: PositiveInt | None = Field(
+        None, description="Memory of a rank, for the plan; default: of the GPU, or this machine's, shared by its ranks."
+    )
+    peak_flops: PositiveFloat | None = Field(
+        None, description="A rank's peak for the utilization; default: the GPU's data sheet, or measured on a CPU."
+    )
     shards_from: Text | None = Field(
         None, description="s3://, gs:// or file:// folder that `gptmill shards push` copied to; default: local shards."
     )
@@ -55,7 +85,42 @@ class TrainCluster(Section):
     )
     shard_cache_bytes: PositiveInt = Field(50_000_000_000, description="Most bytes in that folder.")
     checkpoint_every_steps: PositiveInt = Field(500, description="Steps between checkpoints.")
-    keep_checkpoints: PositiveInt = Field(2, description="Checkpoints kept while the stage runs.")
+    keep_checkpoints: PositiveInt = Field(2, description="Newest checkpoints kept while the stage runs.")
+    keep_every_steps: PositiveInt | None = Field(None, description="Beside them every checkpoint at a multiple.")
+    keep_best: bool = Field(False, description="Beside them the one with the least validation loss.")
+    background_checkpoints: bool = Field(
+        False, description="Write checkpoints while the training goes on; takes host memory for one more copy."
+    )
+
+    @property
+    def world_size(self) -> int:
+        """Ranks over all nodes."""
+        return self.processes * self.nodes
+
+    @model_validator(mode="after")
+    def _offload_fits(self) -> Self:
+        least = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
+        if self.zero_stage < least:
+            raise ValueError(
+                f"cluster.train.offload={self.offload} needs cluster.train.zero_stage of {least} or more, "
+                f"not {self.zero_stage}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nodes_meet(self) -> Self:
+        if self.nodes > 1 and self.rendezvous is None and self.hostfile is None:
+            raise ValueError(
+                f"cluster.train.nodes={self.nodes} needs cluster.train.rendezvous: HOST:PORT, or a hostfile"
+            )
+        if self.min_nodes is not None and self.min_nodes > self.nodes:
+            raise ValueError(f"cluster.train.min_nodes={self.min_nodes} exceeds cluster.train.nodes={self.nodes}")
+        if self.hostfile is not None and (self.rendezvous is not None or self.min_nodes is not None):
+            raise ValueError(
+                f"cluster.train.hostfile={self.hostfile!r} is of DeepSpeed's launcher, rendezvous and min_nodes are of "
+                "torchrun; leave out the one or the others"
+            )
+        return self
 
     @model_validator(mode="after")
     def _copy_can_be_read(self) -> Self:
@@ -77,6 +142,10 @@ class Tracking(Section):
     """MLflow."""
 
     uri: Text | None = Field(None, description="Tracking server; default: sqlite in the workspace.")
+    system_metrics: bool = Field(True, description="CPU, memory, network and GPUs of every node, while it trains.")
+    sample_tokens: NonNegativeInt = Field(
+        48, description="New tokens of evaluate.prompts' first, written after every validation; 0: none."
+    )
     experiment: Text = Field("gptmill", description="Experiment that holds the runs.")
     registered_model: Name | None = Field(None, description="Default: {name}-classifier.")
     alias: Name = Field("candidate", description="Alias that the newly registered version gets.")

@@ -81,16 +81,18 @@ class Shards(Section):
 
 
 class Model(Section):
-    """The decoder. `gpt2`: pre-LN, learned positions, GELU. `qwen3`: RMSNorm, rotary, SwiGLU, QK-norm."""
+    """The decoder. `gpt1`: post-LN, learned positions, GELU. `gpt2`: the same, pre-LN. `qwen3`: RMSNorm, rotary,
+    SwiGLU, QK-norm.
+    """
 
-    architecture: Literal["gpt2", "qwen3"] = Field("gpt2", description="Which block.")
+    architecture: Literal["gpt1", "gpt2", "qwen3"] = Field("gpt2", description="Which block.")
     n_layer: PositiveInt = Field(12, description="Blocks.")
     n_head: PositiveInt = Field(12, description="Query heads.")
     n_kv_head: PositiveInt | None = Field(None, description="Key and value heads (qwen3); default: n_head.")
     n_embd: PositiveInt = Field(768, description="Width of the residual stream.")
     n_inner: PositiveInt | None = Field(None, description="Width of the MLP; default: 4 n_embd, qwen3: 8/3 n_embd.")
     context_length: Annotated[int, Field(ge=8)] = Field(1024, description="Tokens in a training window, T.")
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Dropout (gpt2 only).")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Dropout (gpt1, gpt2).")
     rope_theta: PositiveFloat = Field(10_000.0, description="Base of the rotary angles (qwen3).")
 
     @model_validator(mode="after")
@@ -112,7 +114,7 @@ class Model(Section):
 
 
 class Optimization(Section):
-    """What pre-training and fine-tuning share: AdamW with decay on matrices only."""
+    """What pre-training and fine-tuning share: AdamW with decay on matrices only, and the guard of the steps."""
 
     learning_rate: PositiveFloat = Field(6e-4, description="Peak learning rate.")
     weight_decay: NonNegativeFloat = Field(0.1, description="Decoupled decay of matrices; never of gains or biases.")
@@ -120,7 +122,17 @@ class Optimization(Section):
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.95, description="Decay of the second moment.")
     eps: PositiveFloat = Field(1e-8, description="Term in Adam's denominator.")
     gradient_clip: NonNegativeFloat = Field(1.0, description="Greatest global gradient norm; 0 switches it off.")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="Of forward and backward; weights stay fp32.")
+    precision: Literal["fp32", "bf16", "autocast"] = Field(
+        "autocast",
+        description="`autocast`: products in bf16, weights and gradients fp32. `bf16`: weights and gradients in bf16, "
+        "beside fp32 weights in the optimizer (ZeRO stage 1 to 3).",
+    )
+    spike_factor: Annotated[float, Field(gt=1.0)] | None = Field(
+        None, description="Skip a step whose loss or gradient norm is over so many times the recent median; null: none."
+    )
+    max_skipped_steps: NonNegativeInt = Field(
+        4, description="Most steps in a row that are skipped, as spikes or as not finite; one more ends the stage."
+    )
     seed: Seed = Field(0, description="Seed of weights, dropout and sample order.")
 
 
@@ -157,11 +169,47 @@ class Pretrain(Optimization):
         description="Shuffle within so many neighbouring shards at a time (of each source of the mixture), for shards "
         "that come from afar; default: within all.",
     )
+    document_mask: bool = Field(
+        False, description="Attend within a document alone, with positions from its start; else across all that stand "
+        "in a sequence.",
+    )
+    init_from: Text | None = Field(
+        None, description="Folder of a language model in Hugging Face layout to go on from; null: random weights."
+    )
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="`muon`: momentum, orthogonalized, for the matrices of the blocks; AdamW for all else [muon].",
+    )
+    muon_learning_rate: PositiveFloat = Field(0.02, description="Peak learning rate of Muon's matrices.")
+    muon_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.95, description="Decay of Muon's momentum.")
+    z_loss: NonNegativeFloat = Field(
+        0.0, description="Weight of the mean squared log of the softmax's normalizer; 1e-4 in [palm]."
+    )
     warmup_tokens: NonNegativeInt = Field(0, description="Tokens of linear warm-up.")
     final_learning_rate: Fraction = Field(0.1, description="Share of the peak that the schedule ends at.")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="After the warm-up.")
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = Field(
+        "cosine",
+        description="After the warm-up. `wsd`: the peak, then a linear decay over the last decay_tokens [wsd].",
+    )
+    decay_tokens: PositiveInt | None = Field(None, description="Of `wsd`; default: a fifth of tokens.")
     validate_every_steps: PositiveInt = Field(250, description="Steps between validations.")
     validation_tokens: PositiveInt = Field(1_000_000, description="Most tokens in one validation.")
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        if self.decay_tokens is None:
+            return self
+        if self.schedule != "wsd":
+            raise ValueError(
+                f"pretrain.decay_tokens={self.decay_tokens} needs pretrain.schedule: wsd, not {self.schedule}; "
+                "leave it out otherwise"
+            )
+        if self.warmup_tokens + self.decay_tokens > self.tokens:
+            raise ValueError(
+                f"pretrain.warmup_tokens={self.warmup_tokens} and pretrain.decay_tokens={self.decay_tokens} together "
+                f"exceed pretrain.tokens={self.tokens}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _mixture_holds(self) -> Self:

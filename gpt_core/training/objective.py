@@ -1,7 +1,7 @@
 """What is minimized, as modules whose forward pass returns sums: L1 of pre-training, L2 and L1 of fine-tuning.
 
-The products run in `precision`: bf16 is autocast, so that weights, gradients and optimizer stay in fp32 (with a model
-of a few million parameters on a CPU as fast as a bf16 module, and with the same code on a GPU).
+The products run in `precision`: `autocast` rounds them to bf16 while weights, gradients and optimizer stay in fp32;
+a `bf16` objective has been made bf16 by the engine, which keeps fp32 weights beside it.
 """
 
 from typing import Literal
@@ -14,11 +14,11 @@ from gpt_core.model.decoder import Decoder
 from gpt_core.model.heads import LanguageModel, SequenceClassifier, token_cross_entropy
 from gpt_core.training.tasks import IGNORED
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "autocast"]
 
 
 def _products(device: torch.device, precision: Precision) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "autocast")
 
 
 class LanguageObjective(nn.Module):
