@@ -33,7 +33,7 @@ def test_every_field_has_a_row_under_its_section() -> None:
     [
         "| `learning_rate` | number | `6.25e-05` | > 0 | Peak learning rate. |",
         "| `vocab_size` | integer | `32_768` | >= 257, <= 1_000_000 | Tokens, special ones in. |",
-        "| `architecture` | `gpt2` or `qwen3` | `gpt2` |  | Which block. |",
+        "| `architecture` | `gpt1` or `gpt2` or `qwen3` | `gpt2` |  | Which block. |",
         "| `inputs` | list of sections | required |  | Where the raw documents are. |",
         "| `gopher_quality` | section or null | see below |  | Quality statistics; presets: gopher, fineweb. |",
         "| `mixture` | section by name or null | null |  | Shares of the training tokens by source; "
