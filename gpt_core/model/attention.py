@@ -155,6 +155,7 @@ def document_mask(positions: Tensor, *, past: int, flex: bool) -> Mask:
 def _flex_attention(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
     """Attention that skips blocks of keys which `mask` hides; compiled here where no caller is."""
     flex: Any = flex_attention if torch.compiler.is_compiling() else compiled_flex_attention()
+    q, k = q.to(v.dtype), k.to(v.dtype)  # autocast may have left normalized ones in fp32, which flex would refuse
     out: Tensor = flex(q, k, v, block_mask=mask, enable_gqa=q.size(1) > k.size(1))
     return out
 

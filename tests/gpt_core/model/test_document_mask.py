@@ -6,6 +6,7 @@ from tiny_decoder import draw_ids
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from gpt_core.model import attention
+from gpt_core.model import decoder as decoder_module
 from gpt_core.model.attention import KeyValueCache, causal_attention, document_mask
 from gpt_core.model.decoder import Decoder
 
@@ -72,3 +73,25 @@ def test_the_block_mask_of_a_gpu_hides_what_the_plain_mask_hides(monkeypatch: py
     q, k, v = (torch.randn(3, heads, 640, 16, generator=generator) for heads in (4, 2, 2))
     found = causal_attention(q, k, v, dropout=0.0, mask=blocks)
     torch.testing.assert_close(found, causal_attention(q, k, v, dropout=0.0, mask=plain), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", ["none", "plain", "flex"])
+def test_a_compiled_block_is_one_graph_that_other_documents_never_compile_again(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, mask: str
+) -> None:
+    def make_mask(positions: torch.Tensor, *, past: int, flex: bool) -> attention.Mask:
+        return document_mask(positions, past=past, flex=mask == "flex")
+
+    monkeypatch.setattr(decoder_module, "document_mask", make_mask)
+    flex = mask == "flex"
+    decoder.train(not flex)  # flex has no gradient on a CPU
+    decoder.activation_checkpointing = True
+    torch.compiler.reset()
+    for block in decoder.blocks:
+        block.compile(backend="eager", fullgraph=True)
+    for n, stance in ((10, "default"), (11, "fail_on_recompile"), (24, "fail_on_recompile")):
+        positions = None if mask == "none" else positions_of([[n, 24 - n]] * 2)
+        with torch.compiler.set_stance(stance), torch.set_grad_enabled(not flex):
+            hidden = decoder(draw_ids(2, 24, seed=n), positions=positions)
+            if not flex:
+                hidden.sum().backward()
