@@ -41,7 +41,7 @@ def generate(
         new = list(ids)  # the prompt, then one token at a time
         for _ in range(min(max_new_tokens, room)):
             with torch.inference_mode():
-                hidden = decoder(torch.tensor([new], device=decoder.embedding.weight.device), cache)  # (1, T, C)
+                hidden = decoder(torch.tensor([new], device=decoder.embedding.weight.device), cache=cache)
                 logits = decoder.logits(hidden[0, -1])[:n_candidates].float().cpu()  # (V,)
             token = _choose(logits, temperature=temperature, top_k=top_k, generator=generator)
             if token == stop_id:

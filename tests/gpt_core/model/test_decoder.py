@@ -24,7 +24,7 @@ def test_a_later_token_never_changes_earlier_activations(decoder: Decoder) -> No
 def test_cached_steps_equal_the_whole_sequence_at_once(decoder: Decoder, parts: list[int]) -> None:
     ids = draw_ids(2, 12)
     cache = KeyValueCache(decoder.config)
-    steps = [decoder(piece, cache) for piece in ids.split(parts, dim=1)]
+    steps = [decoder(piece, cache=cache) for piece in ids.split(parts, dim=1)]
     assert cache.length == 12
     torch.testing.assert_close(torch.cat(steps, dim=1), decoder(ids), rtol=0, atol=2e-5)
 
@@ -34,9 +34,9 @@ def test_tokens_beyond_the_context_are_refused(decoder: Decoder) -> None:
     with pytest.raises(ValueError, match="25 tokens exceed the context of 24"):
         decoder(draw_ids(1, 25))
     cache = KeyValueCache(decoder.config)
-    decoder(draw_ids(1, 20), cache)
+    decoder(draw_ids(1, 20), cache=cache)
     with pytest.raises(ValueError, match="25 tokens exceed the context of 24"):
-        decoder(draw_ids(1, 5), cache)
+        decoder(draw_ids(1, 5), cache=cache)
 
 
 def test_weights_depend_on_the_seed_alone(architecture: str) -> None:
@@ -88,6 +88,33 @@ def test_dropout_acts_in_training_alone() -> None:
     assert torch.equal(dropping(ids), plain(ids))
     dropping.train()
     assert not torch.equal(dropping(ids), dropping(ids))
+
+
+def gradients_and_saved_bytes(decoder: Decoder, *, recompute: bool) -> tuple[list[torch.Tensor], int]:
+    decoder.activation_checkpointing = recompute
+    saved = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        saved += tensor.nbytes
+        return tensor
+
+    torch.manual_seed(5)
+    positions = torch.cat((torch.arange(16), torch.arange(8))).expand(4, 24)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = decoder(draw_ids(4, 24), positions=positions).square().sum()
+    return list(torch.autograd.grad(loss, list(decoder.parameters()))), saved
+
+
+def test_activation_checkpointing_saves_less_and_changes_no_bit_of_the_gradients(decoder: Decoder) -> None:
+    dropout = 0.0 if decoder.config.architecture == "qwen3" else 0.3
+    dropping = Decoder(dataclasses.replace(decoder.config, dropout=dropout)).train()
+    dropping.load_state_dict(decoder.state_dict())
+    kept, kept_bytes = gradients_and_saved_bytes(dropping, recompute=False)
+    anew, anew_bytes = gradients_and_saved_bytes(dropping, recompute=True)
+    assert all(torch.equal(a, b) for a, b in zip(kept, anew, strict=True))
+    inputs = decoder.config.n_layer * 4 * 24 * decoder.config.n_embd * 4
+    assert inputs < anew_bytes < kept_bytes / 4
 
 
 @pytest.mark.parametrize("n_kv_head", [1, 2, 4])
