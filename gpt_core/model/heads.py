@@ -89,7 +89,11 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, z_loss: flo
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Sums of token losses; the gradients are made in the forward pass and scaled in the backward pass."""
+    """Sums of token losses; the gradients are made in the forward pass and scaled in the backward pass.
+
+    d/dlogits of -log p[target] is p - 1[target], and that of log(Z)^2 is 2 log(Z) p. p is never written: its
+    numerators stand in the logits' place, their sum scales what the products take or give, and 1[target] is a row each.
+    """
 
     @staticmethod
     def forward(
@@ -105,18 +109,26 @@ class _CrossEntropy(torch.autograd.Function):
             h, w = hidden.to(dtype), weight.to(dtype)
             nats, z = (hidden.new_zeros((), dtype=torch.float32) for _ in range(2))
             h_grad = torch.empty_like(h) if with_gradient else None
-            w_grad = torch.zeros_like(weight, dtype=torch.float32) if with_gradient else None
+            w_grad = None
             size, piece = _slice_rows(w)
             for start in range(0, len(h), size):
                 rows = slice(start, start + size)
-                logits = F.linear(h[rows], w)  # (size, V)
-                for part, target in zip(torch.split(logits, piece), torch.split(targets[rows], piece), strict=True):
-                    losses = _losses_of(part, target[:, None], z_loss=z_loss, with_gradient=with_gradient)
-                    nats += losses[0]
-                    z += losses[1]
-                if h_grad is not None and w_grad is not None:
-                    torch.mm(logits, w, out=h_grad[rows])
-                    w_grad += logits.T @ h[rows]
+                part, target = h[rows], targets[rows]
+                logits = F.linear(part, w)  # (size, V)
+                aim = logits.gather(1, target[:, None]).float()
+                log_z, share = _exponentiate(logits, piece)  # (size, 1) both
+                nats += (log_z - aim).sum()
+                if z_loss:
+                    z += log_z.square().sum()
+                    share *= 1.0 + 2.0 * z_loss * log_z
+                if h_grad is not None:
+                    h_grad[rows] = torch.mm(logits, w) * share - weight[target]
+                    new = logits.T @ (part * share).to(dtype)
+                    w_grad = new.float() if w_grad is None else w_grad.add_(new)
+            if w_grad is not None:
+                w_grad.index_add_(0, targets, hidden.float(), alpha=-1.0)
+            elif with_gradient:
+                w_grad = torch.zeros_like(weight, dtype=torch.float32)
         ctx.save_for_backward(h_grad, w_grad)
         ctx.dtypes = hidden.dtype, weight.dtype
         ctx.mark_non_differentiable(z)
@@ -126,8 +138,8 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         h_grad, w_grad = ctx.saved_tensors
         hidden_dtype, weight_dtype = ctx.dtypes
-        scale = gradients[0]
-        return (h_grad * scale).to(hidden_dtype), (w_grad * scale).to(weight_dtype), None, None, None, None
+        scale = gradients[0]  # in place: the weight's gradient is as large as the weight, and nobody asks twice
+        return h_grad.mul_(scale).to(hidden_dtype), w_grad.mul_(scale).to(weight_dtype), None, None, None, None
 
 
 def _slice_rows(weight: Tensor) -> tuple[int, int]:
@@ -139,23 +151,12 @@ def _slice_rows(weight: Tensor) -> tuple[int, int]:
     return max(1, SLICE_BYTES // (vocabulary * weight.itemsize)), max(1, PIECE_LOGITS // vocabulary)
 
 
-def _losses_of(logits: Tensor, target: Tensor, *, z_loss: float, with_gradient: bool) -> tuple[Tensor, Tensor | float]:
-    """The summed (nats, z) of `logits` (rows, V) and `target` (rows, 1); the gradient replaces the logits.
-
-    d/dlogits of -log p[target] is p - 1[target], and that of log(Z)^2 is 2 log(Z) p.
-    """
-    x = logits.float()
-    greatest = x.amax(dim=-1, keepdim=True)
-    aim = x.gather(1, target) - greatest
-    odds = x.sub_(greatest).exp_()
-    total = odds.sum(dim=-1, keepdim=True)
-    log_total = total.log()
-    share = 1.0 / total
-    z: Tensor | float = 0.0
-    if z_loss:
-        log_z = log_total + greatest
-        z = log_z.square().sum()
-        share *= 1.0 + 2.0 * z_loss * log_z
-    if with_gradient:
-        logits.copy_(odds.mul_(share).scatter_add_(1, target, torch.full_like(share, -1.0)))
-    return (log_total - aim).sum(), z
+def _exponentiate(logits: Tensor, piece: int) -> tuple[Tensor, Tensor]:
+    """`logits` (rows, V) have become exp(logits - the row's greatest); returns log Z and 1 / their sum, (rows, 1)."""
+    greatest, total = (logits.new_empty((len(logits), 1), dtype=torch.float32) for _ in range(2))
+    for part, most, sums in zip(*(torch.split(each, piece) for each in (logits, greatest, total)), strict=True):
+        x = part.float()
+        torch.amax(x, dim=-1, keepdim=True, out=most)
+        torch.sum(x.sub_(most).exp_(), dim=-1, keepdim=True, out=sums)
+        part.copy_(x)
+    return total.log() + greatest, 1.0 / total
