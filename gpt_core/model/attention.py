@@ -5,16 +5,21 @@ Dimensions: B sequences, T tokens, C = n_embd, H query heads, K key and value he
 """
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from gpt_core.model.config import DecoderConfig
 
 RMS_NORM_EPS = 1e-6
 SLICE_QUERIES = 128
 SLICED_CONTEXT = 1024  # beyond it, what the sliced kernel keeps for the backward pass, B H T T / 2, grows large
+
+Mask = Tensor | BlockMask
 
 
 class KeyValueCache:
@@ -86,7 +91,9 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(config.head_dim)
             self.k_norm = RMSNorm(config.head_dim)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KeyValueCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, mask: Mask | None, cache: KeyValueCache | None
+    ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         B, T, C = x.shape
         H, K, D = self.config.n_head, self.config.n_kv_head, self.config.head_dim
@@ -98,24 +105,32 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T, D)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        y = causal_attention(q, k, v, dropout=self.config.dropout if self.training else 0.0)  # (B, H, T, D)
+        dropout = self.config.dropout if self.training else 0.0
+        y = causal_attention(q, k, v, dropout=dropout, mask=mask)  # (B, H, T, D)
         out: Tensor = self.out(y.transpose(1, 2).reshape(B, T, C))
         return out
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v, where the T queries (B, H, T, D) are the last of the keys' S tokens (B, K, S, D)."""
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float, mask: Mask | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v, where the T queries (B, H, T, D) are the last of the keys' S tokens (B, K, S, D).
+
+    `mask` is that of `document_mask`, which is causal itself; None is causal over all keys.
+    """
+    if isinstance(mask, BlockMask):
+        return _flex_attention(q, k, v, mask)
     T, S, groups = q.size(2), k.size(2), q.size(1) // k.size(1)
     sliced = q.device.type == "cpu" and q.dtype == torch.bfloat16 and T == S <= SLICED_CONTEXT and not dropout
     if sliced:
-        return _sliced_attention(q, k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1))
-    mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T) if 1 < T < S else None
+        return _sliced_attention(q, k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1), mask)
+    causal = mask is None and T == S
+    if mask is None and 1 < T < S:
+        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T == S, enable_gqa=groups > 1
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, enable_gqa=groups > 1
     )
 
 
-def _sliced_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _sliced_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Causal attention (B, H, T, D) by slices of queries, each against the keys up to its end alone.
 
     torch's CPU kernel spends its time converting bf16 in the backward pass. One thread, B 8, H 4, D 32, forward and
@@ -124,13 +139,50 @@ def _sliced_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     B, H, T, D = q.shape
     q, k, v = (q * D**-0.5).reshape(B * H, T, D), k.reshape(B * H, T, D), v.reshape(B * H, T, D)
-    mask = q.new_full((T, T), -math.inf).triu(1)
+    if mask is None:
+        bias = q.new_full((T, T), -math.inf).triu(1)
+    else:
+        bias = q.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)  # (B, 1, T, T)
     slices = []
     for start in range(0, T, SLICE_QUERIES):
         end = min(start + SLICE_QUERIES, T)
-        scores = torch.baddbmm(mask[start:end, :end], q[:, start:end], k[:, :end].transpose(1, 2))
+        rows, keys = q[:, start:end], k[:, :end].transpose(1, 2)
+        if mask is None:
+            scores = torch.baddbmm(bias[start:end, :end], rows, keys)
+        else:  # a view: baddbmm would need the bias once a head
+            scores = (rows @ keys).view(B, H, -1, end).add_(bias[..., start:end, :end]).view(B * H, -1, end)
         slices.append(scores.softmax(dim=-1) @ v[:, :end])
     return torch.cat(slices, dim=1).view(B, H, T, D)
+
+
+def document_mask(positions: Tensor, *, past: int, flex: bool) -> Mask:
+    """Every token attends to itself and to as many tokens before it as its position in its document says.
+
+    `positions` (B, T) are of the last T of past + T tokens. Returns a bool mask (B, 1, T, past + T), or for `flex`
+    a block mask, which needs past = 0. It serves all blocks of a forward pass.
+    """
+    B, T = positions.shape
+    if flex:
+
+        def attends(b: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (key <= query) & (key >= query - positions[b, query])
+
+        return create_block_mask(attends, B, None, T, T, device=positions.device)
+    query = torch.arange(past, past + T, device=positions.device)[:, None]  # (T, 1)
+    key = torch.arange(past + T, device=positions.device)  # (S,)
+    return ((key <= query) & (key >= query - positions[..., None]))[:, None]
+
+
+def _flex_attention(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
+    """Attention that skips blocks of keys which `mask` hides; compiled here where no caller is."""
+    flex: Callable[..., Tensor] = flex_attention if torch.compiler.is_compiling() else compiled_flex_attention()
+    return flex(q, k, v, block_mask=mask, enable_gqa=q.size(1) > k.size(1))
+
+
+@lru_cache(maxsize=1)
+def compiled_flex_attention() -> Callable[..., Tensor]:
+    """The fused kernel, compiled at its first call; uncompiled, flex_attention would keep all scores."""
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
@@ -139,13 +191,13 @@ def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
 
 
 def rotary_angles(positions: Tensor, config: DecoderConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (T, 1, D/2) fp32 (Su et al. 2021, eq. 34).
+    """Cosines and sines of `positions` (..., T), each (..., T, 1, D/2) fp32 (Su et al. 2021, eq. 34).
 
     Made anew in every forward pass: a buffer would be rounded when the module turns bf16, and the angles with it.
     """
     D = config.head_dim
     exponents = torch.arange(0, D, 2, device=positions.device, dtype=torch.float32) / D
-    angles = positions.float()[:, None, None] * (1.0 / config.rope_theta**exponents)  # (T, 1, D/2)
+    angles = positions.float()[..., None, None] * (1.0 / config.rope_theta**exponents)
     return angles.cos(), angles.sin()
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt_core.model.attention import Attention, KeyValueCache, RMSNorm, rotary_angles
+from gpt_core.model.attention import Attention, KeyValueCache, Mask, RMSNorm, document_mask, rotary_angles
 from gpt_core.model.config import DecoderConfig
 
 INIT_STD = 0.02
@@ -54,9 +54,11 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: KeyValueCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, mask: Mask | None, cache: KeyValueCache | None
+    ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache))
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, mask, cache))
         out: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return out
 
@@ -74,16 +76,23 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = _norm(config)
 
-    def forward(self, ids: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(self, ids: Tensor, *, positions: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Activations after the final norm, (B, T, C), of `ids` (B, T) int64 that follow the cached tokens.
 
-        Raises ValueError where they would not fit into the context.
+        `positions` (B, T) int64 are the tokens' in their documents: a token at position p attends to itself and the p
+        tokens before it. So 0 opens a document, and a token of padding on the left is one by itself. Default: all
+        tokens of a row, cached ones in, are one document. Raises ValueError where they would not fit into the context.
         """
         T, limit = ids.size(1), self.config.context_length
         past = cache.length if cache is not None else 0
         if past + T > limit:
             raise ValueError(f"{past + T} tokens exceed the context of {limit}")
-        positions = torch.arange(past, past + T, device=ids.device)
+        mask = None
+        if positions is None:
+            positions = torch.arange(past, past + T, device=ids.device)
+        else:
+            flex = ids.device.type == "cuda" and cache is None and not (self.training and self.config.dropout)
+            mask = document_mask(positions, past=past, flex=flex)
         x = self.embedding(ids)  # (B, T, C)
         rotary = None
         if self.config.architecture == "gpt2":
@@ -91,7 +100,7 @@ class Decoder(nn.Module):
         else:
             rotary = rotary_angles(positions, self.config)
         for block in self.blocks:
-            x = block(x, rotary, cache)
+            x = block(x, rotary, mask, cache)
         if cache is not None:
             cache.length += T
         hidden: Tensor = self.norm(x)

@@ -24,7 +24,7 @@ def test_a_later_token_never_changes_earlier_activations(decoder: Decoder) -> No
 def test_cached_steps_equal_the_whole_sequence_at_once(decoder: Decoder, parts: list[int]) -> None:
     ids = draw_ids(2, 12)
     cache = KeyValueCache(decoder.config)
-    steps = [decoder(piece, cache) for piece in ids.split(parts, dim=1)]
+    steps = [decoder(piece, cache=cache) for piece in ids.split(parts, dim=1)]
     assert cache.length == 12
     torch.testing.assert_close(torch.cat(steps, dim=1), decoder(ids), rtol=0, atol=2e-5)
 
@@ -34,9 +34,9 @@ def test_tokens_beyond_the_context_are_refused(decoder: Decoder) -> None:
     with pytest.raises(ValueError, match="25 tokens exceed the context of 24"):
         decoder(draw_ids(1, 25))
     cache = KeyValueCache(decoder.config)
-    decoder(draw_ids(1, 20), cache)
+    decoder(draw_ids(1, 20), cache=cache)
     with pytest.raises(ValueError, match="25 tokens exceed the context of 24"):
-        decoder(draw_ids(1, 5), cache)
+        decoder(draw_ids(1, 5), cache=cache)
 
 
 def test_weights_depend_on_the_seed_alone(architecture: str) -> None:
