@@ -5,17 +5,16 @@ Dimensions: B sequences, T tokens, C = n_embd, H query heads, K key and value he
 """
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from gpt_core.model.config import DecoderConfig
+from gpt_core.model.config import RMS_NORM_EPS, DecoderConfig
 
-RMS_NORM_EPS = 1e-6
 SLICE_QUERIES = 128
 SLICED_CONTEXT = 1024  # beyond it, what the sliced kernel keeps for the backward pass, B H T T / 2, grows large
 
@@ -83,7 +82,7 @@ class Attention(nn.Module):
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.config, self.layer = config, layer
-        bias = config.architecture == "gpt2"
+        bias = config.architecture != "qwen3"
         heads = config.n_head + 2 * config.n_kv_head
         self.qkv = nn.Linear(config.n_embd, heads * config.head_dim, bias=bias)
         self.out = nn.Linear(config.n_embd, config.n_embd, bias=bias)
@@ -175,12 +174,13 @@ def document_mask(positions: Tensor, *, past: int, flex: bool) -> Mask:
 
 def _flex_attention(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
     """Attention that skips blocks of keys which `mask` hides; compiled here where no caller is."""
-    flex: Callable[..., Tensor] = flex_attention if torch.compiler.is_compiling() else compiled_flex_attention()
-    return flex(q, k, v, block_mask=mask, enable_gqa=q.size(1) > k.size(1))
+    flex: Any = flex_attention if torch.compiler.is_compiling() else compiled_flex_attention()
+    out: Tensor = flex(q, k, v, block_mask=mask, enable_gqa=q.size(1) > k.size(1))
+    return out
 
 
 @lru_cache(maxsize=1)
-def compiled_flex_attention() -> Callable[..., Tensor]:
+def compiled_flex_attention() -> Any:
     """The fused kernel, compiled at its first call; uncompiled, flex_attention would keep all scores."""
     return torch.compile(flex_attention, dynamic=False)
 

@@ -13,6 +13,8 @@ from gpt_core import recipe
 
 VOCABULARY_MULTIPLE = 128
 MLP_MULTIPLE = 64
+INIT_STD = 0.02
+LAYER_NORM_EPS, RMS_NORM_EPS = 1e-5, 1e-6
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class DecoderConfig:
     `pad_id` is the row of the padding token, None for a foreign model that has none.
     """
 
-    architecture: Literal["gpt2", "qwen3"]
+    architecture: Literal["gpt1", "gpt2", "qwen3"]
     vocab_size: int
     n_layer: int
     n_head: int
@@ -38,15 +40,17 @@ class DecoderConfig:
         """Shapes fit together; recipe.Model words the same rules for people."""
         assert self.n_embd % self.n_head == 0, self
         assert self.n_head % self.n_kv_head == 0, self
-        assert self.architecture == "gpt2" or self.head_dim % 2 == 0, self
-        assert self.architecture == "qwen3" or self.n_kv_head == self.n_head, self
+        if self.architecture == "qwen3":
+            assert self.head_dim % 2 == 0, self
+        else:
+            assert self.n_kv_head == self.n_head, self
+        assert self.architecture != "gpt1" or self.n_inner == 4 * self.n_embd, self
 
     @classmethod
     def from_recipe(cls, model: recipe.Model, vocab_size: int) -> Self:
         """The config of the recipe's model for a tokenizer of `vocab_size` tokens."""
-        if model.architecture == "gpt2":
-            n_inner = 4 * model.n_embd
-        else:
+        n_inner = 4 * model.n_embd
+        if model.architecture == "qwen3":
             n_inner = _round_up(-(-8 * model.n_embd // 3), MLP_MULTIPLE)
         return cls(
             architecture=model.architecture,
@@ -72,11 +76,12 @@ class DecoderConfig:
         """Parameters of the decoder; the tied embedding counts once."""
         C, F = self.n_embd, self.n_inner  # noqa: N806
         qkv = (self.n_head + 2 * self.n_kv_head) * self.head_dim
-        if self.architecture == "gpt2":
-            block = (C + 1) * qkv + (C + 1) * C + (C + 1) * F + (F + 1) * C + 4 * C
-            return (self.vocab_size + self.context_length) * C + self.n_layer * block + 2 * C
-        block = C * qkv + C * C + 3 * C * F + 2 * self.head_dim + 2 * C
-        return self.vocab_size * C + self.n_layer * block + C
+        if self.architecture == "qwen3":
+            block = C * qkv + C * C + 3 * C * F + 2 * self.head_dim + 2 * C
+            return self.vocab_size * C + self.n_layer * block + C
+        block = (C + 1) * qkv + (C + 1) * C + (C + 1) * F + (F + 1) * C + 4 * C
+        final_norm = 2 * C if self.architecture == "gpt2" else 0
+        return (self.vocab_size + self.context_length) * C + self.n_layer * block + final_norm
 
 
 def pad_vocabulary(vocab_size: int) -> int:

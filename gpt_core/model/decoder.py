@@ -1,9 +1,10 @@
 # ruff: noqa: N806  dimensions are capitals
-"""The decoder: token ids in, activations of the final block out. Two architectures, one body.
+"""The decoder: token ids in, activations of the final block out. Three architectures, one body.
 
-`gpt2` (Radford et al. 2019): pre-LN blocks, learned positions, tanh GELU, biases. `qwen3` (Yang et al. 2025):
-RMSNorm, rotary positions, SwiGLU, grouped-query attention with normalized queries and keys, no biases. Both tie
-the output to the embedding and compute what transformers' classes of that name compute.
+`gpt1` (Radford et al. 2018): post-LN blocks, learned positions, tanh GELU, biases, no final norm. `gpt2` (Radford et
+al. 2019): the same with pre-LN blocks and a final norm. `qwen3` (Yang et al. 2025): RMSNorm, rotary positions, SwiGLU,
+grouped-query attention with normalized queries and keys, no biases. All tie the output to the embedding and compute
+what transformers' classes of that name compute.
 
 Runs in fp32, under bf16 autocast, and as a bf16 module; norms accumulate in fp32 in all three. Dimensions:
 B sequences, T tokens, C = n_embd, V = vocab_size.
@@ -16,14 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt_core.model.attention import Attention, KeyValueCache, Mask, RMSNorm, document_mask, rotary_angles
-from gpt_core.model.config import DecoderConfig
-
-INIT_STD = 0.02
-LAYER_NORM_EPS = 1e-5
+from gpt_core.model.config import INIT_STD, LAYER_NORM_EPS, DecoderConfig
 
 
 class Mlp(nn.Module):
-    """gpt2: `down(gelu(up x))`. qwen3: `up` holds the gate and the value, `down(silu(gate) * value)`."""
+    """gpt1, gpt2: `down(gelu(up x))`. qwen3: `up` holds the gate and the value, `down(silu(gate) * value)`."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -44,10 +42,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on the normalized residual stream and added to it."""
+    """Attention and MLP, each on the normalized residual stream and added to it; gpt1 normalizes each sum instead."""
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
+        self.post_norm = config.architecture == "gpt1"
         self.attention_norm = _norm(config)
         self.attention = Attention(config, layer)
         self.mlp_norm = _norm(config)
@@ -58,6 +57,10 @@ class Block(nn.Module):
         self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, mask: Mask | None, cache: KeyValueCache | None
     ) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
+        if self.post_norm:
+            x = self.attention_norm(x + self.dropout(self.attention(x, rotary, mask, cache)))
+            normed: Tensor = self.mlp_norm(x + self.dropout(self.mlp(x)))
+            return normed
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, mask, cache))
         out: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))
         return out
@@ -70,14 +73,14 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        if config.architecture == "gpt2":
+        if config.architecture != "qwen3":
             self.positions = nn.Embedding(config.context_length, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.norm = _norm(config)
+        self.norm = nn.Identity() if config.architecture == "gpt1" else _norm(config)
 
     def forward(self, ids: Tensor, *, positions: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Activations after the final norm, (B, T, C), of `ids` (B, T) int64 that follow the cached tokens.
+        """Activations after the final norm, if any, (B, T, C), of `ids` (B, T) int64 that follow the cached tokens.
 
         `positions` (B, T) int64 are the tokens' in their documents: a token at position p attends to itself and the p
         tokens before it. So 0 opens a document, and a token of padding on the left is one by itself. Default: all
@@ -95,7 +98,7 @@ class Decoder(nn.Module):
             mask = document_mask(positions, past=past, flex=flex)
         x = self.embedding(ids)  # (B, T, C)
         rotary = None
-        if self.config.architecture == "gpt2":
+        if self.config.architecture != "qwen3":
             x = self.dropout(x + self.positions(positions))
         else:
             rotary = rotary_angles(positions, self.config)
@@ -114,7 +117,8 @@ class Decoder(nn.Module):
     def init_weights(self, seed: int) -> None:
         """Weights depend on the config and `seed` alone, on any device.
 
-        Matrices and embeddings are normal(0, 0.02), biases 0, gains 1. In gpt2 the matrices that write to the
+        Matrices and embeddings are normal(0, 0.02), biases 0, gains 1 (gpt1: Radford et al. 2018, section 4.1; qwen3:
+        as OLMo 2, Walsh et al. 2025, which left scaling by depth for it). In gpt2 the matrices that write to the
         residual stream are scaled by 1 / sqrt(2 n_layer) (Radford et al. 2019, section 2.3).
         """
         generator = torch.Generator().manual_seed(seed)
@@ -129,6 +133,6 @@ class Decoder(nn.Module):
 
 
 def _norm(config: DecoderConfig) -> nn.Module:
-    if config.architecture == "gpt2":
-        return nn.LayerNorm(config.n_embd, eps=LAYER_NORM_EPS)
-    return RMSNorm(config.n_embd)
+    if config.architecture == "qwen3":
+        return RMSNorm(config.n_embd)
+    return nn.LayerNorm(config.n_embd, eps=LAYER_NORM_EPS)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt_core.model.decoder import INIT_STD, Decoder
+from gpt_core.model.config import INIT_STD
+from gpt_core.model.decoder import Decoder
 
 IGNORED = -100
 # Logits stand in slices, in the dtype of the products; their softmax is taken in fp32 pieces that stay in the cache.

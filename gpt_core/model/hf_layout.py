@@ -1,43 +1,22 @@
-"""How transformers names what we hold: tensors and config fields of GPT2* and Qwen3*.
+"""How transformers names the tensors that we hold, those of OpenAIGPT*, GPT2* and Qwen3*.
 
-Ours is one decoder; theirs are two. GPT-2 keeps the matrices of its blocks transposed (its Conv1D layer), Qwen3
-keeps apart what we project at once: queries, keys and values, and the two halves of the gated MLP.
+Ours is one decoder; theirs are three. The GPTs keep the matrices of their blocks transposed (their Conv1D layer),
+Qwen3 keeps apart what we project at once: queries, keys and values, and the two halves of the gated MLP.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gpt_core.fingerprint import Json
-from gpt_core.model.attention import RMS_NORM_EPS
 from gpt_core.model.config import DecoderConfig
-from gpt_core.model.decoder import INIT_STD, LAYER_NORM_EPS
 
-LANGUAGE_MODEL = {"gpt2": "GPT2LMHeadModel", "qwen3": "Qwen3ForCausalLM"}
-CLASSIFIER = {"gpt2": "GPT2ForSequenceClassification", "qwen3": "Qwen3ForSequenceClassification"}
-
-# What the decoder computes and a config could gainsay: a stored config must say the same, or say nothing.
-FIXED: dict[str, dict[str, Json]] = {
-    "gpt2": {
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": LAYER_NORM_EPS,
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "reorder_and_upcast_attn": False,
-        "add_cross_attention": False,
-        "tie_word_embeddings": True,
-    },
-    "qwen3": {
-        "hidden_act": "silu",
-        "rms_norm_eps": RMS_NORM_EPS,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "use_sliding_window": False,
-        "tie_word_embeddings": True,
-    },
-}
+BODY = {"gpt1": "transformer.", "gpt2": "transformer.", "qwen3": "model."}  # before every tensor but the heads'
+OUTPUT, SCORE = "lm_head.weight", "score.weight"
+# Causal masks and the score of what they hide: constants, which older files of the GPTs keep among the weights.
+BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 
 
 @dataclass(frozen=True)
@@ -65,16 +44,28 @@ class StoredTensor:
 
 def stored_tensors(config: DecoderConfig) -> list[StoredTensor]:
     """Every tensor of a decoder of this config, once. A language model's tied output is not stored."""
-    return _gpt2_tensors(config) if config.architecture == "gpt2" else _qwen3_tensors(config)
+    return _qwen3_tensors(config) if config.architecture == "qwen3" else _gpt_tensors(config)
 
 
-def _gpt2_tensors(config: DecoderConfig) -> list[StoredTensor]:
+def stored_names(names: Iterable[str], config: DecoderConfig) -> dict[str, str]:
+    """Our name of each tensor of a file -> its name there, without the masks that older files keep.
+
+    A file of the body alone, as the first releases of the GPTs are, names its tensors without `BODY`.
+    """
+    body, names = BODY[config.architecture], list(names)
+    bare = not any(name.startswith(body) for name in names)
+    full = {body + name if bare and name not in (OUTPUT, SCORE) else name: name for name in names}
+    return {name: there for name, there in full.items() if not BUFFER.fullmatch(name)}
+
+
+def _gpt_tensors(config: DecoderConfig) -> list[StoredTensor]:
+    first = config.architecture == "gpt1"
     tensors = [
-        StoredTensor("embedding.weight", ("transformer.wte.weight",)),
-        StoredTensor("positions.weight", ("transformer.wpe.weight",)),
-        StoredTensor("norm.weight", ("transformer.ln_f.weight",)),
-        StoredTensor("norm.bias", ("transformer.ln_f.bias",)),
+        StoredTensor("embedding.weight", (f"transformer.{'tokens_embed' if first else 'wte'}.weight",)),
+        StoredTensor("positions.weight", (f"transformer.{'positions_embed' if first else 'wpe'}.weight",)),
     ]
+    if not first:
+        tensors += [StoredTensor(f"norm.{kind}", (f"transformer.ln_f.{kind}",)) for kind in ("weight", "bias")]
     names = {
         "attention_norm": "ln_1",
         "attention.qkv": "attn.c_attn",
@@ -116,42 +107,3 @@ def _qwen3_tensors(config: DecoderConfig) -> list[StoredTensor]:
             stored = tuple(f"model.layers.{layer}.{name}.weight" for name in theirs)
             tensors.append(StoredTensor(f"blocks.{layer}.{ours}.weight", stored, rows))
     return tensors
-
-
-def config_fields(config: DecoderConfig, *, end_of_text_id: int | None) -> dict[str, Json]:
-    """The fields of config.json that say the shape, in transformers' names, and the special tokens.
-
-    Absent ids are written as null, because GPT2Config would assume 50,256.
-    """
-    fields: dict[str, Json] = {
-        "model_type": config.architecture,
-        "dtype": "float32",
-        "vocab_size": config.vocab_size,
-        "bos_token_id": end_of_text_id,
-        "eos_token_id": end_of_text_id,
-        "pad_token_id": config.pad_id,
-        "initializer_range": INIT_STD,
-        **FIXED[config.architecture],
-    }
-    if config.architecture == "gpt2":
-        return fields | {
-            "n_positions": config.context_length,
-            "n_embd": config.n_embd,
-            "n_layer": config.n_layer,
-            "n_head": config.n_head,
-            "n_inner": config.n_inner,
-            "embd_pdrop": config.dropout,
-            "attn_pdrop": config.dropout,
-            "resid_pdrop": config.dropout,
-        }
-    return fields | {
-        "max_position_embeddings": config.context_length,
-        "hidden_size": config.n_embd,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.n_kv_head,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.n_inner,
-        "rope_theta": config.rope_theta,  # transformers 4
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},  # transformers 5
-    }

@@ -108,6 +108,11 @@ class Model(Section):
                 f"model.n_kv_head={self.n_kv_head} must divide model.n_head={self.n_head}, and needs "
                 "model.architecture: qwen3; leave it out otherwise"
             )
+        if self.architecture == "gpt1" and self.n_inner not in (None, 4 * self.n_embd):
+            raise ValueError(
+                f"model.n_inner={self.n_inner} must be 4 x model.n_embd = {4 * self.n_embd} with model.architecture: "
+                "gpt1, whose files name no other; leave it out"
+            )
         if self.architecture == "qwen3" and self.dropout:
             raise ValueError(f"model.dropout={self.dropout} must be 0 with model.architecture: qwen3")
         return self

@@ -108,6 +108,7 @@ def test_every_bound_is_held_at_its_edge(path: str, value: Any) -> None:
     [
         (["model.n_head=3"], r"model.n_embd=\d+ must be a multiple of model.n_head=3"),
         (["model.architecture=gpt2", "model.n_kv_head=2"], "needs model.architecture: qwen3"),
+        (["model.architecture=gpt1", "model.n_inner=100"], "model.n_inner=100 must be 4 x model.n_embd"),
         (
             ["model.architecture=qwen3", "model.n_embd=12", "model.n_head=4", "model.dropout=0.0"],
             "must be even for rotary",

@@ -4,7 +4,7 @@ from tiny_decoder import make_decoder
 from gpt_core.model.decoder import Decoder
 
 
-@pytest.fixture(params=["gpt2", "qwen3"])
+@pytest.fixture(params=["gpt1", "gpt2", "qwen3"])
 def architecture(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -34,6 +34,7 @@ def test_key_and_value_heads_are_as_many_as_query_heads_unless_said() -> None:
     [
         {},
         {"n_inner": 100},
+        {"architecture": "gpt1"},
         {"architecture": "qwen3"},
         {"architecture": "qwen3", "n_kv_head": 1, "n_inner": 100},
     ],
