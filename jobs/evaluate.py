@@ -26,7 +26,7 @@ from gpt_core.model.heads import LanguageModel, SequenceClassifier
 from gpt_core.model.hf import load_classifier, load_decoder
 from gpt_core.model.sampling import Sampling
 from gpt_core.model.stream import stream_texts
-from gpt_core.recipe import Evaluate, Finetune
+from gpt_core.recipe import Evaluate, Finetune, Recipe
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.metrics import ClassificationScore, majority_label, score_classification
 from gpt_core.training.tasks import Examples, encode_split, make_batch, read_labelled
@@ -69,7 +69,7 @@ def make(job: Job) -> Outcome:
     tokenizer = Tokenizer.load(pretrain.file("model/tokenizer.json"))
     decoder = load_decoder(pretrain.file("model/config.json").parent).to(device).eval()
     # what the user can have got wrong is told before the long work
-    prompts = encode_prompts(job.recipe.evaluate, tokenizer, context_length=decoder.config.context_length)
+    prompts = encode_prompts(job.recipe, tokenizer, context_length=decoder.config.context_length)
     settings, finetune = job.recipe.finetune, job.inputs.get("finetune")
     test = open_test(finetune, settings, tokenizer, device=device) if finetune and settings else None
 
@@ -116,12 +116,14 @@ def score_language_model(
     return LanguageModelScore(loss, nats / math.log(2) / scored_bytes, math.exp(loss), scored)
 
 
-def encode_prompts(settings: Evaluate, tokenizer: Tokenizer, *, context_length: int) -> list[list[int]]:
-    """The ids of every prompt, behind an end-of-text token: each begins a document.
+def encode_prompts(recipe: Recipe, tokenizer: Tokenizer, *, context_length: int) -> list[list[int]]:
+    """The ids of every prompt, each of which begins a document as the training documents began.
 
-    Raises UserError for a prompt that leaves no room in the context.
+    It stands behind an end-of-text token; with pretrain.document_mask no document saw the one before, and no prompt
+    does. Raises UserError for a prompt that leaves no room in the context.
     """
-    prompts = [[tokenizer.end_of_text_id, *tokenizer.encode(prompt)] for prompt in settings.prompts]
+    opening = [] if recipe.pretrain.document_mask else [tokenizer.end_of_text_id]
+    prompts = [[*opening, *tokenizer.encode(prompt)] for prompt in recipe.evaluate.prompts]
     for index, ids in enumerate(prompts):
         if len(ids) >= context_length:
             raise UserError(
