@@ -75,7 +75,13 @@ def make(job: Job) -> Outcome:
 
     shards = job.inputs["shards"]
     cache = ShardCache.of_recipe(job.recipe, shards)
-    language = score_language_model(decoder, shards, partial(job.report, unit="tokens"), cache=cache)
+    language = score_language_model(
+        decoder,
+        shards,
+        partial(job.report, unit="tokens"),
+        cache=cache,
+        document_mask=job.recipe.pretrain.document_mask,
+    )
     evaluation: dict[str, Json] = {"language_model": asdict(language)}
     figures = {name: value for name, value in asdict(language).items() if name != "tokens_scored"}
     counts = {"validation_tokens": language.tokens_scored}
@@ -91,23 +97,30 @@ def make(job: Job) -> Outcome:
 
 
 def score_language_model(
-    decoder: Decoder, shards: Artifact, report: Report, *, cache: ShardCache | None = None
+    decoder: Decoder,
+    shards: Artifact,
+    report: Report,
+    *,
+    cache: ShardCache | None = None,
+    document_mask: bool = False,
 ) -> LanguageModelScore:
-    """The decoder's score on all whole windows of the validation shards.
+    """The decoder's score on all whole windows of the validation shards, each document by itself where so trained.
 
     Bits per byte are per UTF-8 byte of the validation text, of which the tokens scored have their share; the end of
     every document costs nats and has no byte. Raises UserError if there is no whole window.
     """
     T = decoder.config.context_length  # noqa: N806
     windows = ValidationWindows(open_side(shards, "validation", cache=cache), T)
-    model = LanguageModel(decoder)
+    model, device = LanguageModel(decoder), decoder.embedding.weight.device
     nats, scored = 0.0, 0
     size = max(1, BATCH_TOKENS // T)
     for start in range(0, len(windows), size):
         numbers = range(start, min(start + size, len(windows)))
-        ids = torch.from_numpy(windows.take(numbers)).to(decoder.embedding.weight.device)  # (B, T + 1)
+        taken = windows.take(numbers)
+        ids = torch.from_numpy(taken).to(device)  # (B, T + 1)
+        positions = torch.from_numpy(windows.positions(taken)).to(device).long() if document_mask else None
         with torch.inference_mode():
-            nats += float(model(ids[:, :-1], ids[:, 1:]))
+            nats += float(model(ids[:, :-1], ids[:, 1:], positions)[0])
         scored += len(numbers) * T
         report(scored, len(windows) * T)
     counts = shards.manifest.counts

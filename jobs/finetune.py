@@ -162,6 +162,7 @@ def _tune(
         warmup_steps=math.ceil(settings.warmup_fraction * steps),
         steps=steps,
     )
+    model.decoder.activation_checkpointing = job.recipe.cluster.train.activation_checkpointing
     objective = ClassificationObjective(model, settings.precision, with_language_model=settings.lm_coefficient > 0)
     engine = ZeroEngine(objective, settings, job.recipe.cluster.train, micro_batch=splits.micro_batch)
 

@@ -18,9 +18,9 @@ from gpt_core.artifact import write_json
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.fingerprint import fingerprint
-from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_language_model
+from gpt_core.model.start import start_decoder
 from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
 from gpt_core.training.checkpoint import Checkpoints
 from gpt_core.training.curves import Curves
@@ -47,13 +47,15 @@ class Batches:
     rank: int
     world_size: int
     micro_batch: int
+    document_mask: bool
 
     def of_step(self, step: int) -> Iterator[MicroBatch]:
-        """This rank's sequences of the step as inputs and targets."""
-        batch = self.samples.batch(step, rank=self.rank, world_size=self.world_size)
+        """This rank's sequences of the step as inputs and targets, and where the model attends by them, positions."""
+        batch = self.samples.batch(step, rank=self.rank, world_size=self.world_size, positions=self.document_mask)
         for start in range(0, len(batch.ids), self.micro_batch):
             part = slice(start, start + self.micro_batch)
-            yield _micro_batch(batch.ids[part, :-1], batch.targets[part])
+            places = [] if batch.positions is None else [batch.positions[part]]
+            yield _micro_batch(batch.ids[part, :-1], batch.targets[part], *places)
 
     def of_validation(self) -> Iterator[MicroBatch]:
         """The rank's part of the validation windows; windows that only fill count nothing."""
@@ -62,8 +64,9 @@ class Batches:
             dealt = range(start, min(start + size, len(self.validation)))[self.rank :: self.world_size]
             windows = self.validation.take(dealt)  # (B, T + 1)
             filling = ((0, self.micro_batch - len(dealt)), (0, 0))
-            inputs = np.pad(windows[:, :-1], filling)
-            yield _micro_batch(inputs, np.pad(windows[:, 1:], filling, constant_values=IGNORED))
+            places = [np.pad(self.validation.positions(windows), filling)] if self.document_mask else []
+            targets = np.pad(windows[:, 1:], filling, constant_values=IGNORED)
+            yield _micro_batch(np.pad(windows[:, :-1], filling), targets, *places)
 
 
 def make(job: Job) -> Outcome:
@@ -71,11 +74,13 @@ def make(job: Job) -> Outcome:
     recipe, settings = job.recipe, job.recipe.pretrain
     rank, world_size = join_ranks(recipe.cluster.train)
     tokenizer = Tokenizer.load(job.inputs["tokenizer"].file("tokenizer.json").parent)
-    decoder = Decoder(DecoderConfig.from_recipe(recipe.model, tokenizer.vocab_size))
-    decoder.init_weights(settings.seed)
+    decoder = start_decoder(
+        recipe.model, vocab_size=tokenizer.vocab_size, init_from=settings.init_from, seed=settings.seed
+    )
+    decoder.activation_checkpointing = recipe.cluster.train.activation_checkpointing
     batches = _open_batches(job, tokenizer, rank=rank, world_size=world_size)
     engine = ZeroEngine(
-        LanguageObjective(decoder, settings.precision),
+        LanguageObjective(decoder, settings.precision, z_loss=settings.z_loss),
         settings,
         recipe.cluster.train,
         micro_batch=batches.micro_batch,
@@ -123,12 +128,13 @@ def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int)
             world_size=world_size,
             at_most=recipe.cluster.train.micro_batch_sequences,
         ),
+        document_mask=settings.document_mask,
     )
 
 
-def _micro_batch(inputs: np.ndarray, targets: np.ndarray) -> MicroBatch:
-    """Inputs and targets (B, T) as tensors of their own, contiguous: views of one row of ids keep T + 1 a row."""
-    return MicroBatch((torch.from_numpy(inputs.copy()), torch.from_numpy(targets.copy())))
+def _micro_batch(*inputs: np.ndarray) -> MicroBatch:
+    """Arrays (B, T) as int64 tensors of their own, contiguous: views of one row of ids keep T + 1 a row."""
+    return MicroBatch(tuple(torch.from_numpy(array.astype(np.int64, order="C")) for array in inputs))
 
 
 def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints) -> Curves:
@@ -149,7 +155,7 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
             engine,
             schedule,
             batches=batches.of_step,
-            weigh=lambda step, loss: (loss / n_targets(step), [loss]),
+            weigh=lambda step, losses: ((losses[0] + settings.z_loss * losses[1]) / n_targets(step), losses[:1]),
             seed=settings.seed,
             first_step=done,
         ):
@@ -190,7 +196,7 @@ def _validate(engine: Engine, batches: Batches) -> dict[str, float]:
     """Nats per token over the validation windows, on every rank."""
     nats = tokens = 0.0
     for batch in batches.of_validation():
-        nats += float(engine.predict(*batch.inputs))
+        nats += float(engine.predict(*batch.inputs)[0])
         tokens += float((batch.inputs[1] != IGNORED).sum())
     nats, tokens = engine.sum_over_ranks([nats, tokens])
     return {"validation_loss": nats / tokens}

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_core.errors import SetupError, UserError
+from gpt_core.model.hf_config import require_shape
 from gpt_core.recipe import Recipe
 from pipelines.java import java_problem
 from pipelines.plan import PlannedStage
 
 
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
-    """The inputs of what will run are there; Java, Ray's Jobs API, tokenizer, labels and remote shards can be used.
+    """The inputs of what will run are there, and all else that it needs of this machine and of the user can be used.
 
     Raises UserError where not, and ArtifactError for a copy of the shards that is not whole.
     """
@@ -23,6 +24,8 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
         check_tokenizer(recipe)
     if any(planned.stage.engine == "ray" for planned in waiting):
         check_ray_jobs(recipe)
+    if any(planned.stage.name == "pretrain" for planned in waiting) and recipe.pretrain.init_from is not None:
+        require_shape(recipe.model, Path(recipe.pretrain.init_from))
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
     require_shards(recipe, plan)

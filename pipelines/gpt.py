@@ -7,6 +7,7 @@ corpus -> clean -> dedup -> tokenizer -> shards -> pretrain -> finetune -> evalu
 from pathlib import Path
 
 from gpt_core.fingerprint import Json
+from gpt_core.model.hf_config import CONFIG, WEIGHTS
 from gpt_core.recipe import Recipe, Section
 from gpt_core.text.inputs import expand_inputs
 from gpt_core.tokenizer.files import existing_files
@@ -64,10 +65,18 @@ def _clean_files(recipe: Recipe) -> list[RawFile]:
 
 
 def _pretrain_decisions(recipe: Recipe) -> dict[str, Json]:
-    section = _section(recipe.pretrain)
+    section = _section(recipe.pretrain, without=frozenset({"init_from"}))
     if recipe.pretrain.mixture is not None:  # max_epochs refuses, and changes no byte
         section["mixture"] = {name: source.weight for name, source in recipe.pretrain.mixture.items()}
     return {"model": _section(recipe.model), "pretrain": section}
+
+
+def _pretrain_files(recipe: Recipe) -> list[RawFile]:
+    """The files of the model that the training goes on from."""
+    if recipe.pretrain.init_from is None:
+        return []
+    folder = Path(recipe.pretrain.init_from)
+    return [RawFile(folder / name, "pretrain.init_from", "init_from", {}) for name in (CONFIG, WEIGHTS)]
 
 
 def _tokenizer_files(recipe: Recipe) -> list[RawFile]:
@@ -137,7 +146,7 @@ STAGES = [
         revision=2,
         reads=("shards", "tokenizer"),
         decisions=_pretrain_decisions,
-        raw_files=_nothing,
+        raw_files=_pretrain_files,
     ),
     Stage(
         name="finetune",

@@ -48,6 +48,8 @@ def resolve_paths(recipe: Recipe) -> Recipe:
     tree["clean"]["decontaminate_files"] = [str(_absolute(p, f"clean.decontaminate_files.{i}")) for i, p in files]
     if recipe.tokenizer.path is not None:
         tree["tokenizer"]["path"] = str(_absolute(recipe.tokenizer.path, "tokenizer.path"))
+    if recipe.pretrain.init_from is not None:
+        tree["pretrain"]["init_from"] = str(_absolute(recipe.pretrain.init_from, "pretrain.init_from"))
     if recipe.cluster.train.shard_cache is not None:
         folder = str(_absolute(recipe.cluster.train.shard_cache, "cluster.train.shard_cache"))
         tree["cluster"]["train"]["shard_cache"] = folder

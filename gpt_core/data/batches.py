@@ -147,10 +147,7 @@ class TrainingSamples:
             ids = np.empty((len(numbers), self.context_length + 1), dtype=np.int64)
             self.shards.gather(places, self.context_length + 1, ids)
             targets = ids[:, 1:]
-        found = np.empty(targets.shape, dtype=np.int32) if positions else None
-        if found is not None:
-            fill_positions(ids, self.shards.metadata.end_of_text_id, found)
-        return Batch(ids, targets, found)
+        return Batch(ids, targets, _positions(ids, self.shards) if positions else None)
 
     def stretches(self, number: int) -> list[tuple[int, int]]:
         """Where in the row of `shards` the ids of a sample begin and stop, in their order."""
@@ -246,6 +243,16 @@ class ValidationWindows:
         ids = np.empty((len(windows), self.context_length + 1), dtype=np.int64)
         self.shards.gather(windows * self.context_length, self.context_length + 1, ids)
         return ids
+
+    def positions(self, windows: Numbers) -> npt.NDArray[np.int32]:
+        """Of each input of `windows` (B, T + 1) in its document, (B, T), as in a training batch."""
+        return _positions(windows, self.shards)
+
+
+def _positions(ids: Numbers, shards: ShardSet) -> npt.NDArray[np.int32]:
+    found = np.empty((len(ids), ids.shape[1] - 1), dtype=np.int32)
+    fill_positions(ids, shards.metadata.end_of_text_id, found)
+    return found
 
 
 def count_windows(n_tokens: int, context_length: int, *, side: str, field: str = "") -> int:

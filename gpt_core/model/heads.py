@@ -26,13 +26,15 @@ PIECE_LOGITS = 2**19
 class LanguageModel(nn.Module):
     """Next-token likelihood of a decoder whose output is tied to its embedding."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, *, z_loss: float = 0.0) -> None:
         super().__init__()
         self.decoder = decoder
+        self.z_loss = z_loss
 
-    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The sum of -log P(target), an fp32 scalar in nats, over the targets (B, T) that are not -100."""
-        return token_cross_entropy(self.decoder(ids), self.decoder.embedding.weight, targets)
+    def forward(self, ids: Tensor, targets: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(nats, z) of `token_losses` over the targets (B, T) that are not -100; `positions` as the decoder's."""
+        hidden = self.decoder(ids, positions=positions)
+        return token_losses(hidden, self.decoder.embedding.weight, targets, z_loss=self.z_loss)
 
 
 class SequenceClassifier(nn.Module):
@@ -59,7 +61,16 @@ class SequenceClassifier(nn.Module):
 
 
 def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """The sum of -log softmax(hidden weight^T)[target], an fp32 scalar in nats; targets of -100 count nothing.
+    """The first of `token_losses`, without z-loss."""
+    return token_losses(hidden, weight, targets, z_loss=0.0)[0]
+
+
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, z_loss: float) -> tuple[Tensor, Tensor]:
+    """(nats, z): fp32 sums of -log softmax(hidden weight^T)[target] and of log(Z)^2; targets of -100 count nothing.
+
+    Z is the softmax's normalizer, sum(exp(logits)) (Chowdhery et al. 2022, section 5); z is 0 without `z_loss`. The
+    gradient of nats is that of nats + `z_loss` z, and z has none, because one pass over the logits makes one gradient:
+    minimize nats + z_loss z, at any scale, and its gradient is exact.
 
     `hidden` (..., C), `weight` (V, C), `targets` (...) int64. Products run in the autocast dtype, if any, else in
     the weight's; softmax and sums in fp32. Beside a slice of logits, gradients of the size of `hidden` and `weight`
@@ -71,22 +82,28 @@ def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tens
         hidden, targets = hidden[rows], targets[rows]
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    loss: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, dtype, torch.is_grad_enabled()
+    nats, z = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, targets, dtype, z_loss, torch.is_grad_enabled()
     )
-    return loss
+    return nats, z
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Sum of token cross-entropies; the gradients are made in the forward pass and scaled in the backward pass."""
+    """Sums of token losses; the gradients are made in the forward pass and scaled in the backward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, with_gradient: bool
-    ) -> Tensor:
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        z_loss: float,
+        with_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(hidden.device.type, enabled=False):
             h, w = hidden.to(dtype), weight.to(dtype)
-            loss = hidden.new_zeros((), dtype=torch.float32)
+            nats, z = (hidden.new_zeros((), dtype=torch.float32) for _ in range(2))
             h_grad = torch.empty_like(h) if with_gradient else None
             w_grad = torch.zeros_like(weight, dtype=torch.float32) if with_gradient else None
             size, piece = _slice_rows(w)
@@ -94,20 +111,23 @@ class _CrossEntropy(torch.autograd.Function):
                 rows = slice(start, start + size)
                 logits = F.linear(h[rows], w)  # (size, V)
                 for part, target in zip(torch.split(logits, piece), torch.split(targets[rows], piece), strict=True):
-                    loss += _softmax_minus_target(part, target[:, None], with_gradient=with_gradient)
+                    losses = _losses_of(part, target[:, None], z_loss=z_loss, with_gradient=with_gradient)
+                    nats += losses[0]
+                    z += losses[1]
                 if h_grad is not None and w_grad is not None:
                     torch.mm(logits, w, out=h_grad[rows])
                     w_grad += logits.T @ h[rows]
         ctx.save_for_backward(h_grad, w_grad)
         ctx.dtypes = hidden.dtype, weight.dtype
-        return loss
+        ctx.mark_non_differentiable(z)
+        return nats, z
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         h_grad, w_grad = ctx.saved_tensors
         hidden_dtype, weight_dtype = ctx.dtypes
         scale = gradients[0]
-        return (h_grad * scale).to(hidden_dtype), (w_grad * scale).to(weight_dtype), None, None, None
+        return (h_grad * scale).to(hidden_dtype), (w_grad * scale).to(weight_dtype), None, None, None, None
 
 
 def _slice_rows(weight: Tensor) -> tuple[int, int]:
@@ -119,13 +139,23 @@ def _slice_rows(weight: Tensor) -> tuple[int, int]:
     return max(1, SLICE_BYTES // (vocabulary * weight.itemsize)), max(1, PIECE_LOGITS // vocabulary)
 
 
-def _softmax_minus_target(logits: Tensor, target: Tensor, *, with_gradient: bool) -> Tensor:
-    """The summed cross-entropy of `logits` (rows, V) and `target` (rows, 1); its gradient replaces the logits."""
+def _losses_of(logits: Tensor, target: Tensor, *, z_loss: float, with_gradient: bool) -> tuple[Tensor, Tensor | float]:
+    """The summed (nats, z) of `logits` (rows, V) and `target` (rows, 1); the gradient replaces the logits.
+
+    d/dlogits of -log p[target] is p - 1[target], and that of log(Z)^2 is 2 log(Z) p.
+    """
     x = logits.float()
     greatest = x.amax(dim=-1, keepdim=True)
     aim = x.gather(1, target) - greatest
     odds = x.sub_(greatest).exp_()
     total = odds.sum(dim=-1, keepdim=True)
+    log_total = total.log()
+    share = 1.0 / total
+    z: Tensor | float = 0.0
+    if z_loss:
+        log_z = log_total + greatest
+        z = log_z.square().sum()
+        share *= 1.0 + 2.0 * z_loss * log_z
     if with_gradient:
-        logits.copy_(odds.scatter_add_(1, target, -total).mul_(1.0 / total))
-    return (total.log() - aim).sum()
+        logits.copy_(odds.mul_(share).scatter_add_(1, target, torch.full_like(share, -1.0)))
+    return (log_total - aim).sum(), z

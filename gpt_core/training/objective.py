@@ -22,18 +22,21 @@ def _products(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 class LanguageObjective(nn.Module):
-    """L1, summed: -sum log P(u_i | u_<i) (Radford et al. 2018, eq. 1)."""
+    """L1, summed: -sum log P(u_i | u_<i) (Radford et al. 2018, eq. 1), and what `z_loss` weighs."""
 
-    def __init__(self, decoder: Decoder, precision: Precision) -> None:
+    def __init__(self, decoder: Decoder, precision: Precision, *, z_loss: float = 0.0) -> None:
         super().__init__()
-        self.model = LanguageModel(decoder)
+        self.model = LanguageModel(decoder, z_loss=z_loss)
         self.precision = precision
 
-    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Nats over all targets that are not -100, a scalar; `ids` and `targets` (B, T)."""
+    def forward(self, ids: Tensor, targets: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(nats, z) of `token_losses`: scalars over all targets that are not -100, to minimize as nats + z_loss z.
+
+        `ids`, `targets` (B, T); `positions` (B, T) as the decoder's, where it attends within documents.
+        """
         with _products(ids.device, self.precision):
-            loss: Tensor = self.model(ids, targets)
-        return loss
+            losses: tuple[Tensor, Tensor] = self.model(ids, targets, positions)
+        return losses
 
 
 class ClassificationObjective(nn.Module):

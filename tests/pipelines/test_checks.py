@@ -7,7 +7,10 @@ import pytest
 from stage_output import write_output
 
 from gpt_core.data.push import push_output
-from gpt_core.errors import InputError, SetupError, UserError
+from gpt_core.errors import InputError, RecipeError, SetupError, UserError
+from gpt_core.model.config import DecoderConfig
+from gpt_core.model.decoder import Decoder
+from gpt_core.model.hf import save_language_model
 from gpt_core.recipe_file import load_recipe
 from pipelines.checks import check_before_start, check_labels, prepare_workspace, require_inputs, require_shards
 from pipelines.plan import make_plan, resolve_paths
@@ -43,6 +46,14 @@ def test_a_tokenizer_that_cannot_be_used_is_told_before_the_first_stage(tmp_path
     (tmp_path / "tokenizer.json").write_text("{}")
     recipe = demo(tmp_path, f"tokenizer={{path: {tmp_path}/tokenizer.json}}")
     with pytest.raises(InputError, match=r"tokenizer\.path: .*/tokenizer\.json: is not a tokenizer: it has no model"):
+        check_before_start(recipe, make_plan(recipe))
+
+
+def test_a_model_to_go_on_from_of_another_shape_is_told_before_the_first_stage(tmp_path: Path) -> None:
+    decoder = Decoder(DecoderConfig("gpt2", 256, 2, 4, 4, 32, 128, 24, 0.0, 10_000.0))
+    save_language_model(decoder, tmp_path / "model")
+    recipe = demo(tmp_path, f"pretrain.init_from={tmp_path}/model", "model.architecture=gpt2")
+    with pytest.raises(RecipeError, match=rf"init_from={tmp_path}/model: (?s:.*)\n  model\.n_embd: 128, but 32 in the"):
         check_before_start(recipe, make_plan(recipe))
 
 

@@ -58,6 +58,8 @@ CHANGES = [
     ("tokenizer.special_tokens=[<|user|>]", STAGES[2:]),
     ("shards.validation_fraction=0.1", STAGES[3:]),
     ("model.n_layer=1", STAGES[4:]),
+    ("pretrain.document_mask=true", STAGES[4:]),
+    ("pretrain.z_loss=1e-4", STAGES[4:]),
     ("pretrain.learning_rate=1e-5", STAGES[4:]),
     ("pretrain.mixture={novels: {weight: 1}, '*': {weight: 2}}", STAGES[4:]),
     ("pretrain.packing=best_fit", STAGES[4:]),
@@ -136,6 +138,24 @@ def test_an_existing_tokenizer_is_known_by_its_bytes_not_by_its_folder(tmp_path:
     changed = fingerprints(demo(tmp_path, f"tokenizer={{path: {there}, end_of_text: </s>}}"))
     assert [stage for stage in STAGES if first[stage] != changed[stage]] == STAGES[2:]
     assert fingerprints(demo(tmp_path, f"tokenizer={{path: {here}, end_of_text: </s>}}")) == first
+
+
+def test_the_model_to_go_on_from_counts_by_its_bytes_and_not_by_its_place(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_text("weights")
+    without = fingerprints(demo(tmp_path))
+    one, two = (fingerprints(demo(tmp_path, f"pretrain.init_from={tmp_path}/{name}")) for name in ("one", "two"))
+    assert one == two
+    assert [stage for stage in STAGES if one[stage] != without[stage]] == STAGES[4:]
+    (tmp_path / "two" / "model.safetensors").write_text("other weights")
+    changed = fingerprints(demo(tmp_path, f"pretrain.init_from={tmp_path}/two"))
+    assert [stage for stage in STAGES if one[stage] != changed[stage]] == STAGES[4:]
+    recipe = demo(tmp_path, "pretrain.init_from=nowhere")
+    assert recipe.pretrain.init_from == str(ROOT / "nowhere")
+    with pytest.raises(InputError, match=r"pretrain\.init_from: .*/nowhere/config\.json: no such file"):
+        make_plan(recipe)
 
 
 def test_a_tokenizers_path_is_made_absolute_and_what_is_missing_there_named(tmp_path: Path) -> None:

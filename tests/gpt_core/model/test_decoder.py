@@ -90,6 +90,33 @@ def test_dropout_acts_in_training_alone() -> None:
     assert not torch.equal(dropping(ids), dropping(ids))
 
 
+def gradients_and_saved_bytes(decoder: Decoder, *, recompute: bool) -> tuple[list[torch.Tensor], int]:
+    decoder.activation_checkpointing = recompute
+    saved = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        saved += tensor.nbytes
+        return tensor
+
+    torch.manual_seed(5)
+    positions = torch.cat((torch.arange(16), torch.arange(8))).expand(4, 24)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = decoder(draw_ids(4, 24), positions=positions).square().sum()
+    return list(torch.autograd.grad(loss, list(decoder.parameters()))), saved
+
+
+def test_activation_checkpointing_saves_less_and_changes_no_bit_of_the_gradients(decoder: Decoder) -> None:
+    dropout = 0.0 if decoder.config.architecture == "qwen3" else 0.3
+    dropping = Decoder(dataclasses.replace(decoder.config, dropout=dropout)).train()
+    dropping.load_state_dict(decoder.state_dict())
+    kept, kept_bytes = gradients_and_saved_bytes(dropping, recompute=False)
+    anew, anew_bytes = gradients_and_saved_bytes(dropping, recompute=True)
+    assert all(torch.equal(a, b) for a, b in zip(kept, anew, strict=True))
+    inputs = decoder.config.n_layer * 4 * 24 * decoder.config.n_embd * 4
+    assert inputs < anew_bytes < kept_bytes / 4
+
+
 @pytest.mark.parametrize("n_kv_head", [1, 2, 4])
 @pytest.mark.parametrize("n_tokens", [5, 128, 300])
 def test_sliced_bf16_attention_equals_exact_attention_in_value_and_gradient(n_tokens: int, n_kv_head: int) -> None:

@@ -30,10 +30,31 @@ def test_the_likelihood_equals_plain_cross_entropy_in_value_and_gradient(
     monkeypatch.setattr(heads, "PIECE_LOGITS", 3 * decoder.config.vocab_size)
     ids, targets = draw_ids(2, 12), draw_ids(2, 12, seed=2)
     targets[0, :ignored] = -100
-    wanted, found = plain_loss(decoder, ids, targets), LanguageModel(decoder)(ids, targets)
+    wanted = plain_loss(decoder, ids, targets)
+    found, z = LanguageModel(decoder)(ids, targets)
+    assert z.item() == 0
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-5)
     for a, b in zip(gradients(found / 3, decoder), gradients(wanted / 3, decoder), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("z_loss", [1e-3, 0.5])
+def test_the_z_loss_has_the_value_and_gradient_of_plain_torch(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, z_loss: float
+) -> None:
+    monkeypatch.setattr(heads, "SLICE_BYTES", 4 * 7 * decoder.config.vocab_size)
+    monkeypatch.setattr(heads, "PIECE_LOGITS", 3 * decoder.config.vocab_size)
+    ids, targets = draw_ids(2, 12), draw_ids(2, 12, seed=2)
+    targets[0, :5] = -100
+    log_z = decoder.logits(decoder(ids)).logsumexp(dim=-1)[targets != -100]
+    wanted = plain_loss(decoder, ids, targets) + z_loss * log_z.square().sum()
+    nats, z = LanguageModel(decoder, z_loss=z_loss)(ids, targets)
+    assert (nats.dtype, z.dtype, z.requires_grad) == (torch.float32, torch.float32, False)
+    torch.testing.assert_close(z, log_z.square().sum().detach(), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(nats + z_loss * z, wanted, rtol=1e-6, atol=1e-5)
+    found = gradients((nats + z_loss * z) / 3, decoder)
+    for a, b in zip(found, gradients(wanted / 3, decoder), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -43,7 +64,7 @@ def test_equal_logits_cost_the_logarithm_of_the_vocabulary() -> None:
 
 
 def test_without_any_target_loss_and_gradient_are_zero(decoder: Decoder) -> None:
-    loss = LanguageModel(decoder)(draw_ids(1, 4), torch.full((1, 4), -100))
+    loss, _ = LanguageModel(decoder)(draw_ids(1, 4), torch.full((1, 4), -100))
     assert loss.item() == 0
     assert all(bool((gradient == 0).all()) for gradient in gradients(loss, decoder))
 
@@ -66,7 +87,7 @@ def test_the_likelihood_is_fp32_and_near_the_exact_one_in_bf16(decoder: Decoder,
     if mode == "module":
         decoder.bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mode == "autocast"):
-        loss = LanguageModel(decoder)(ids, targets)
+        loss, _ = LanguageModel(decoder)(ids, targets)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(wanted.item(), rel=0.01)
     for parameter, gradient, b in zip(decoder.parameters(), gradients(loss, decoder), exact, strict=True):
@@ -92,7 +113,7 @@ def test_the_logits_never_stand_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     decoder = make_decoder("gpt2")
     monkeypatch.setattr(heads, "SLICE_BYTES", 4 * 32 * 256)
     with LogitsSeen() as seen:
-        loss = LanguageModel(decoder)(draw_ids(8, 24), draw_ids(8, 24, seed=2))
+        loss, _ = LanguageModel(decoder)(draw_ids(8, 24), draw_ids(8, 24, seed=2))
         gradients(loss, decoder)
     assert max(seen.sizes) == 32 * 256
 
@@ -100,10 +121,10 @@ def test_the_logits_never_stand_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_gradient_is_made_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = make_decoder("gpt2")
     model, ids = LanguageModel(decoder), draw_ids(1, 8)
-    wanted = model(ids, ids)
+    wanted, _ = model(ids, ids)
     monkeypatch.setattr(torch.Tensor, "scatter_add_", None)  # only the gradient needs it
     with torch.no_grad():
-        assert model(ids, ids).item() == wanted.item()
+        assert model(ids, ids)[0].item() == wanted.item()
 
 
 def test_a_sequence_is_classified_at_its_last_token_whatever_pads_it(decoder: Decoder) -> None:

@@ -67,8 +67,9 @@ def test_the_language_objective_of_uniform_logits_is_log_v_a_token() -> None:
     decoder = tiny_decoder()
     nn.init.zeros_(decoder.embedding.weight)
     targets = torch.tensor([[1, 2, -100, 3]])
-    loss = LanguageObjective(decoder, "fp32")(torch.tensor([[0, 1, 2, 3]]), targets)
-    assert float(loss.detach()) == pytest.approx(3 * math.log(128), rel=1e-6)
+    nats, z = LanguageObjective(decoder, "fp32", z_loss=0.1)(torch.tensor([[0, 1, 2, 3]]), targets)
+    assert float(nats.detach()) == pytest.approx(3 * math.log(128), rel=1e-6)
+    assert float(z) == pytest.approx(3 * math.log(128) ** 2, rel=1e-6)
 
 
 def test_the_classification_objective_counts_real_rows_only() -> None:
