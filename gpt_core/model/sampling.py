@@ -45,5 +45,6 @@ def choose_tokens(logits: Tensor, sampling: Sampling, draws: Tensor) -> Tensor:
     mass = odds.cumsum(dim=-1)
     # a token is kept while the better ones have less than top_p: the best always is
     last = (mass - odds < sampling.top_p * mass[:, -1:]).sum(dim=-1, keepdim=True) - 1  # (B, 1)
-    places = torch.searchsorted(mass, draws[:, None] * mass.gather(1, last), right=True).minimum(last)
+    places = torch.searchsorted(mass, draws[:, None] * mass.gather(1, last), right=True)
+    places = places.minimum(last)  # a GPU sums in parallel: by rounding, a sum may be less than the one before
     return (places if ids is None else ids.gather(1, places)).squeeze(1)

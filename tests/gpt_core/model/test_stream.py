@@ -76,6 +76,7 @@ def test_the_stop_string_that_is_complete_first_counts_and_of_those_the_longest(
 
 def test_a_stop_string_within_one_token_cuts_it() -> None:
     assert write(spell(" and"), "n") == [" a", ""]
+    assert write(spell(" and"), " and", "n") == [" a", ""]
 
 
 def test_a_character_of_several_tokens_comes_whole_and_half_a_one_as_a_replacement() -> None:

@@ -88,7 +88,7 @@ def test_what_the_tokenizer_measured_stands_on_the_page(recipe: Recipe, artifact
     [
         ({}, "64 tokens, temperature 0.8, top-k 50, seed 0."),
         ({"top_k": 0, "top_p": 0.9, "seed": 3}, "64 tokens, temperature 0.8, top-k off, top-p 0.9, seed 3."),
-        ({"temperature": 0, "stop": ["\n", "##"]}, "64 tokens, the likeliest token each time, up to '\\n' or '##'."),
+        ({"temperature": 0, "stop": ("\n", "##")}, "64 tokens, the likeliest token each time, up to '\\n' or '##'."),
     ],
 )
 def test_the_samples_say_how_they_were_drawn(
