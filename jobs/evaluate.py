@@ -7,7 +7,7 @@ nothing else scores. Everything runs in fp32, as whoever loads the files will ru
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,11 @@ from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.generate import generate
 from gpt_core.model.heads import LanguageModel, SequenceClassifier
 from gpt_core.model.hf import load_classifier, load_decoder
-from gpt_core.recipe import Evaluate, Finetune
+from gpt_core.model.sampling import Sampling
+from gpt_core.model.stream import stream_texts
+from gpt_core.recipe import Evaluate, Finetune, Recipe
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.metrics import ClassificationScore, majority_label, score_classification
 from gpt_core.training.tasks import Examples, encode_split, make_batch, read_labelled
@@ -68,7 +69,7 @@ def make(job: Job) -> Outcome:
     tokenizer = Tokenizer.load(pretrain.file("model/tokenizer.json"))
     decoder = load_decoder(pretrain.file("model/config.json").parent).to(device).eval()
     # what the user can have got wrong is told before the long work
-    prompts = encode_prompts(job.recipe.evaluate, tokenizer, context_length=decoder.config.context_length)
+    prompts = encode_prompts(job.recipe, tokenizer, context_length=decoder.config.context_length)
     settings, finetune = job.recipe.finetune, job.inputs.get("finetune")
     test = open_test(finetune, settings, tokenizer, device=device) if finetune and settings else None
 
@@ -84,7 +85,7 @@ def make(job: Job) -> Outcome:
     evaluation: dict[str, Json] = {"language_model": asdict(language)}
     figures = {name: value for name, value in asdict(language).items() if name != "tokens_scored"}
     counts = {"validation_tokens": language.tokens_scored}
-    samples = list(write_samples(decoder, tokenizer, job.recipe.evaluate, prompts))
+    samples = write_samples(decoder, tokenizer, job.recipe.evaluate, prompts)
     write_atomically(job.output / "samples.json", json.dumps(samples, indent=1, ensure_ascii=False) + "\n")
     if test is not None:
         scores = score_test(test, partial(job.report, unit="examples"))
@@ -128,12 +129,14 @@ def score_language_model(
     return LanguageModelScore(loss, nats / math.log(2) / scored_bytes, math.exp(loss), scored)
 
 
-def encode_prompts(settings: Evaluate, tokenizer: Tokenizer, *, context_length: int) -> list[list[int]]:
-    """The ids of every prompt, behind an end-of-text token: each begins a document.
+def encode_prompts(recipe: Recipe, tokenizer: Tokenizer, *, context_length: int) -> list[list[int]]:
+    """The ids of every prompt, each of which begins a document as the training documents began.
 
-    Raises UserError for a prompt that leaves no room in the context.
+    It stands behind an end-of-text token; with pretrain.document_mask no document saw the one before, and no prompt
+    does. Raises UserError for a prompt that leaves no room in the context.
     """
-    prompts = [[tokenizer.end_of_text_id, *tokenizer.encode(prompt)] for prompt in settings.prompts]
+    opening = [] if recipe.pretrain.document_mask else [tokenizer.end_of_text_id]
+    prompts = [[*opening, *tokenizer.encode(prompt)] for prompt in recipe.evaluate.prompts]
     for index, ids in enumerate(prompts):
         if len(ids) >= context_length:
             raise UserError(
@@ -145,20 +148,20 @@ def encode_prompts(settings: Evaluate, tokenizer: Tokenizer, *, context_length: 
 
 def write_samples(
     decoder: Decoder, tokenizer: Tokenizer, settings: Evaluate, prompts: Sequence[Sequence[int]]
-) -> Iterator[dict[str, str]]:
+) -> list[dict[str, str]]:
     """Each prompt and the text that continues it; sample i is drawn with the seed plus i."""
-    for index, (prompt, ids) in enumerate(zip(settings.prompts, prompts, strict=True)):
-        tokens = generate(
-            decoder,
-            ids,
-            max_new_tokens=settings.sample_tokens,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            seed=settings.seed + index,
-            stop_id=tokenizer.end_of_text_id,
-            n_candidates=tokenizer.vocab_size,
-        )
-        yield {"prompt": prompt, "text": tokenizer.decode(list(tokens))}
+    samples = [{"prompt": prompt, "text": ""} for prompt in settings.prompts]
+    for piece in stream_texts(
+        decoder,
+        tokenizer,
+        prompts,
+        max_new_tokens=settings.sample_tokens,
+        sampling=Sampling(settings.temperature, settings.top_k, settings.top_p),
+        seed=settings.seed,
+        stop=settings.stop,
+    ):
+        samples[piece.number]["text"] += piece.text
+    return samples
 
 
 def open_test(finetune: Artifact, settings: Finetune, tokenizer: Tokenizer, *, device: torch.device) -> Test:

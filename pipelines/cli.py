@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from gpt_core.errors import GptmillError, InputError
-from gpt_core.recipe import Evaluate
 from pipelines import shards_cli
+from pipelines.generate_cli import generate
 from pipelines.options import Overrides, RecipePath, example, load
 from pipelines.plan import make_plan
 
@@ -114,22 +114,7 @@ def doctor(
         raise typer.Exit(2)
 
 
-@app.command(epilog=example('gptmill generate workspace/runs/demo/pretrain --prompt "The whale"'))
-def generate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a pretrain output.")],
-    prompt: Annotated[str, typer.Option(help="The text to go on from.")],
-    tokens: Annotated[int, typer.Option(min=1, help="Most new tokens.")] = Evaluate().sample_tokens,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = Evaluate().temperature,
-    top_k: Annotated[int, typer.Option(min=0, help="Most candidates a token; 0 is all.")] = Evaluate().top_k,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same text.")] = Evaluate().seed,
-) -> None:
-    """Write text from a pre-trained model, as it comes."""
-    from gpt_core.model.stream import stream_text
-
-    print(prompt, end="", flush=True)
-    for piece in stream_text(model, prompt, max_new_tokens=tokens, temperature=temperature, top_k=top_k, seed=seed):
-        print(piece, end="", flush=True)
-    print()
+app.command(epilog=example('gptmill generate workspace/runs/demo/pretrain --prompt "The whale"'))(generate)
 
 
 @app.command(epilog=example("gptmill report recipes/demo.yaml"))

@@ -19,11 +19,16 @@ SLICED_CONTEXT = 1024  # beyond it, what the sliced kernel keeps for the backwar
 
 
 class KeyValueCache:
-    """Keys and values of the first `length` tokens of B sequences, for each layer: (B, K, context_length, D)."""
+    """Keys and values of the last `length` tokens of B sequences, for each layer: (B, K, capacity, D).
 
-    def __init__(self, config: DecoderConfig) -> None:
-        self.capacity = config.context_length
+    `capacity` is how many tokens are ever kept, those that are forgotten again in; default: the context length.
+    """
+
+    def __init__(self, config: DecoderConfig, *, capacity: int | None = None) -> None:
+        self.capacity = config.context_length if capacity is None else capacity
         self.length = 0
+        self._first = 0  # column of the first token
+        self._n_rows = 0
         self._layers: list[tuple[Tensor, Tensor] | None] = [None] * config.n_layer
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,10 +40,25 @@ class KeyValueCache:
         stored = self._layers[layer]
         if stored is None:
             stored = self._layers[layer] = (k.new_empty(B, K, self.capacity, D), v.new_empty(B, K, self.capacity, D))
-        end = self.length + T
-        stored[0][:, :, self.length : end] = k
-        stored[1][:, :, self.length : end] = v
-        return stored[0][:, :, :end], stored[1][:, :, :end]
+            self._n_rows = B
+        start = self._first + self.length
+        for tensor, new in zip(stored, (k, v), strict=True):
+            tensor[:B, :, start : start + T] = new
+        keys, values = (tensor[:B, :, self._first : start + T] for tensor in stored)
+        return keys, values
+
+    def drop(self, row: int) -> None:
+        """The sequence `row` is no more: the last one has its place."""
+        self._n_rows -= 1
+        columns = slice(self._first, self._first + self.length)
+        for tensor in (tensor for stored in self._layers if stored is not None for tensor in stored):
+            if row < self._n_rows:
+                tensor[row, :, columns] = tensor[self._n_rows, :, columns]
+
+    def forget(self, n_tokens: int) -> None:
+        """The first `n_tokens` of every sequence are no more."""
+        self._first += n_tokens
+        self.length -= n_tokens
 
 
 class RMSNorm(nn.Module):

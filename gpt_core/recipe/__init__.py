@@ -11,7 +11,7 @@ al. 2024, sections 3.2 to 3.6; [minhash] the same, section 3.4; [lines] Wenzek e
 [cl100k] OpenAI's tiktoken, encoding cl100k_base; [repeat] Muennighoff et al. 2023, "Scaling data-constrained
 language models"; [packing] Ding et al. 2024, "Fewer truncations improve language modeling"; [muon] Jordan et al.
 2024, "Muon: an optimizer for hidden layers in neural networks"; [palm] Chowdhery et al. 2022, section 5; [wsd] Hu et
-al. 2024 (MiniCPM), section 4.
+al. 2024 (MiniCPM), section 4; [nucleus] Holtzman et al. 2020, section 3.1.
 """
 
 from typing import Self

@@ -263,4 +263,8 @@ class Evaluate(Section):
     sample_tokens: PositiveInt = Field(64, description="New tokens a sample.")
     temperature: NonNegativeFloat = Field(0.8, description="0 is greedy.")
     top_k: NonNegativeInt = Field(50, description="Most candidates a token; 0 is all.")
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="Of those the fewest that have this share of the odds [nucleus]; 1 is all."
+    )
+    stop: tuple[Text, ...] = Field((), description="Texts before which a sample ends.")
     seed: Seed = Field(0, description="Seed of the samples.")

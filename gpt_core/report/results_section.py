@@ -25,11 +25,14 @@ def samples_section(evidence: Evidence) -> Section:
     """What the pre-trained model writes after each prompt."""
     written = [Excerpt(sample.prompt, "", sample.text) for sample in evidence.samples()]
     settings = evidence.recipe.evaluate
-    how = (
-        f"temperature {units.significant(settings.temperature)}, top-k {settings.top_k or 'off'}, seed {settings.seed}"
-    )
+    how = f"temperature {units.significant(settings.temperature)}, top-k {settings.top_k or 'off'}, "
+    if settings.top_p < 1:
+        how += f"top-p {units.significant(settings.top_p)}, "
+    how += f"seed {settings.seed}"
     if settings.temperature == 0:
         how = "the likeliest token each time"
+    if settings.stop:
+        how += f", up to {' or '.join(map(repr, settings.stop))}"
     lead = f"The pre-trained model goes on from a prompt (bold): at most {settings.sample_tokens} tokens, {how}."
     return Section("samples", "Samples", lead, [Excerpts(written, voice="sample")] if written else [])
 

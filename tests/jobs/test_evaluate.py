@@ -21,6 +21,7 @@ from gpt_core.errors import InputError, UserError
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.heads import SequenceClassifier
 from gpt_core.model.hf import save_classifier, save_language_model
+from gpt_core.recipe import Pretrain
 from gpt_core.recipe_file import parse_recipe
 from gpt_core.tokenizer.tokenizer import (
     Tokenizer,
@@ -259,10 +260,26 @@ def test_samples_continue_each_prompt_the_same_way_every_time(stages: Stages, tm
     assert twice[0] != twice[1]
 
 
-def test_a_prompt_begins_a_document(stages: Stages, tmp_path: Path) -> None:
-    settings = stages.job(tmp_path / "out", prompts=["the"]).recipe.evaluate
-    prompts = evaluate.encode_prompts(settings, stages.tokenizer, context_length=T)
-    assert prompts == [[stages.tokenizer.end_of_text_id, *stages.tokenizer.encode("the")]]
+@pytest.mark.parametrize("document_mask", [False, True])
+def test_a_prompt_begins_a_document_as_those_of_the_training_begin(
+    stages: Stages, tmp_path: Path, document_mask: bool
+) -> None:
+    recipe = stages.job(tmp_path / "out", prompts=["the"]).recipe
+    recipe = recipe.model_copy(update={"pretrain": Pretrain(document_mask=document_mask)})
+    prompts = evaluate.encode_prompts(recipe, stages.tokenizer, context_length=T)
+    before = [] if document_mask else [stages.tokenizer.end_of_text_id]
+    assert prompts == [[*before, *stages.tokenizer.encode("the")]]
+
+
+def test_samples_are_drawn_as_the_recipe_says(stages: Stages, tmp_path: Path) -> None:
+    def sample(**fields: object) -> str:
+        recipe = stages.job(tmp_path / "out", prompts=["the"], **fields).recipe
+        decoder = random_decoder(stages.tokenizer, seed=1)
+        return evaluate.write_samples(decoder, stages.tokenizer, recipe.evaluate, [[5, 6]])[0]["text"]
+
+    whole, greedy = sample(), sample(temperature=0)
+    assert sample(top_p=1e-6) == sample(top_k=1) == greedy != whole
+    assert sample(stop=[whole[2:4]]) == whole[:2]
 
 
 def test_a_sample_ends_with_its_document(stages: Stages, tmp_path: Path) -> None:
@@ -270,9 +287,7 @@ def test_a_sample_ends_with_its_document(stages: Stages, tmp_path: Path) -> None
     decoder = random_decoder(stages.tokenizer, seed=1)
     with torch.no_grad():  # now the end is the likeliest by far
         decoder.embedding.weight[stages.tokenizer.end_of_text_id] = 100 * decoder(torch.tensor([[5, 6]]))[0, -1]
-    assert list(evaluate.write_samples(decoder, stages.tokenizer, settings, [[5, 6]])) == [
-        {"prompt": "the", "text": ""}
-    ]
+    assert evaluate.write_samples(decoder, stages.tokenizer, settings, [[5, 6]]) == [{"prompt": "the", "text": ""}]
 
 
 def test_a_prompt_longer_than_the_context_is_named(stages: Stages, tmp_path: Path) -> None:

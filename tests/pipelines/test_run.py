@@ -101,7 +101,15 @@ def test_the_same_recipe_elsewhere_gives_the_same_models(project: Project, whole
 
 def test_generate_continues_a_prompt(project: Project, whole: Path) -> None:
     model = whole / "runs" / "tiny" / "pretrain"
-    command = [*project.command("run", whole)[:3], "generate", str(model), "--prompt", "The city", "--tokens", "12"]
+    command = [
+        *project.command("run", whole)[:3],
+        "generate",
+        str(model),
+        "--prompt",
+        "The city",
+        "--max-new-tokens",
+        "12",
+    ]
     texts = {
         subprocess.run(command, env=environment(), cwd=whole, capture_output=True, text=True, check=True).stdout
         for _ in range(2)

@@ -13,7 +13,6 @@ from tiny_decoder import VOCAB_SIZE, draw_ids, make_decoder
 
 from gpt_core.errors import InputError
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.generate import generate
 from gpt_core.model.heads import LanguageModel, SequenceClassifier
 from gpt_core.model.hf import load_classifier, load_decoder, save_classifier, save_language_model
 from gpt_core.model.hf_layout import stored_tensors
@@ -99,17 +98,6 @@ def test_our_gradients_equal_those_of_transformers(architecture: str, tmp_path: 
     for entry in entries:
         wanted = entry.join(theirs)
         assert (ours[entry.ours] - wanted).norm() <= 1e-5 * wanted.norm(), entry.ours
-
-
-def test_greedy_text_equals_that_of_transformers_and_ends_with_it(decoder: Decoder, tmp_path: Path) -> None:
-    prompt = [5, 17, 99, 3]
-    stop = list(generate(decoder, prompt, max_new_tokens=8, temperature=0.0))[-1]
-    save_language_model(decoder, tmp_path, end_of_text_id=stop)
-    peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    written = peer.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False)[0].tolist()
-    tokens = list(generate(decoder, prompt, max_new_tokens=20, temperature=0.0, stop_id=stop))
-    assert 0 < len(tokens) < 8
-    assert written == [*prompt, *tokens, stop]
 
 
 def test_a_saved_decoder_loads_as_it_was(decoder: Decoder, tmp_path: Path) -> None:

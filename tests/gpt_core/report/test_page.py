@@ -83,6 +83,21 @@ def test_what_the_tokenizer_measured_stands_on_the_page(recipe: Recipe, artifact
         assert told in text, told
 
 
+@pytest.mark.parametrize(
+    ("settings", "how"),
+    [
+        ({}, "64 tokens, temperature 0.8, top-k 50, seed 0."),
+        ({"top_k": 0, "top_p": 0.9, "seed": 3}, "64 tokens, temperature 0.8, top-k off, top-p 0.9, seed 3."),
+        ({"temperature": 0, "stop": ("\n", "##")}, "64 tokens, the likeliest token each time, up to '\\n' or '##'."),
+    ],
+)
+def test_the_samples_say_how_they_were_drawn(
+    recipe: Recipe, artifacts: dict[str, Artifact], settings: dict[str, object], how: str
+) -> None:
+    drawn = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=settings)})
+    assert how in Page(render_report(drawn, artifacts)).text
+
+
 def test_an_existing_tokenizer_is_told_by_its_path(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
     for name in ("sample_documents", "sample_bytes"):
         artifacts["tokenizer"].manifest.counts.pop(name)
