@@ -1,0 +1,57 @@
+"""The recipes of the published runs: they plan as they stand, and train, made small."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from tiny_training import finish, make_shards, make_tokenizer, start_training
+
+from gpt_core.artifact import Artifact
+from gpt_core.model.config import DecoderConfig
+from gpt_core.recipe_file import load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+STEPS, BATCH, CONTEXT = 20, 8, 32
+SMALL = (
+    "model.n_layer=2",
+    "model.n_head=2",
+    "model.n_embd=32",
+    f"model.context_length={CONTEXT}",
+    f"pretrain.batch_sequences={BATCH}",
+    f"pretrain.tokens={STEPS * BATCH * CONTEXT}",
+    f"pretrain.warmup_tokens={2 * BATCH * CONTEXT}",
+    "pretrain.validate_every_steps=10",
+    "cluster.train.processes=2",
+    "cluster.train.threads_per_process=1",
+)
+PUBLISHED = {  # parameters and tokens of a step, as the papers and nanoGPT count them, our padded rows in
+    "gpt1-117m": (116_413_440, 64 * 512, "paper: 117 M"),
+    "gpt2-124m": (124_475_904, 480 * 1024, "nanoGPT: 124 M"),
+    "modern-124m": (123_588_864, 480 * 1024, "as GPT-2's"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_it_states_the_published_size_and_step(name: str) -> None:
+    recipe = load_recipe(RECIPES / f"{name}.yaml", [])
+    parameters, step_tokens, _ = PUBLISHED[name]
+    assert DecoderConfig.from_recipe(recipe.model, recipe.tokenizer.vocab_size).n_parameters == parameters
+    assert recipe.step_tokens == step_tokens
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Artifact]:
+    root = tmp_path_factory.mktemp("inputs")
+    tokenizer = make_tokenizer(root / "tokenizer")
+    return {"tokenizer": tokenizer, "shards": make_shards(root / "shards", tokenizer.root)}
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_made_small_it_trains_twenty_steps(name: str, inputs: Mapping[str, Artifact], tmp_path: Path) -> None:
+    recipe = load_recipe(RECIPES / f"{name}.yaml", SMALL)
+    output = tmp_path / "pretrain"
+    manifest = finish(start_training("pretrain", output, recipe, inputs), output).manifest
+    assert manifest.counts["steps"] == STEPS
+    assert manifest.counts["skipped_steps"] == 0
+    assert 0 < manifest.figures["validation_loss"] < 5.9  # ln 340 = 5.83 for random weights
