@@ -23,6 +23,7 @@ from gpt_core.recipe import Finetune
 from gpt_core.tokenizer.tokenizer import Tokenizer, write_classifier_tokenizer
 from gpt_core.training.curves import Curves
 from gpt_core.training.engine import Engine
+from gpt_core.training.guard import Guard
 from gpt_core.training.loop import MicroBatch, StepFigures, train
 from gpt_core.training.objective import ClassificationObjective
 from gpt_core.training.schedule import Schedule
@@ -171,7 +172,8 @@ def _tune(
         return loss / examples + settings.lm_coefficient * lm_loss / targets, [loss, lm_loss]
 
     best, best_accuracy = {}, -1.0
-    for figures in train(engine, schedule, batches=splits.of_step, weigh=weigh, seed=settings.seed):
+    guard = Guard.of_settings(settings)
+    for figures in train(engine, schedule, batches=splits.of_step, weigh=weigh, guard=guard, seed=settings.seed):
         examples, targets = splits.counts(figures.step - 1)
         values = {"learning_rate": figures.learning_rate}
         if not figures.skipped:
