@@ -164,7 +164,8 @@ def _tune(
         steps=steps,
     )
     objective = ClassificationObjective(model, settings.precision, with_language_model=settings.lm_coefficient > 0)
-    engine = ZeroEngine(objective, settings, job.recipe.cluster.train, micro_batch=splits.micro_batch)
+    cluster = job.recipe.cluster.train.model_copy(update={"compile": False})  # every length would be compiled anew
+    engine = ZeroEngine(objective, settings, cluster, micro_batch=splits.micro_batch)
 
     def weigh(step: int, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:
         examples, targets = splits.counts(step)

@@ -107,13 +107,16 @@ class ZeroEngine:
 
     def _may_step(self) -> bool:
         """Whether the optimizer may move what ZeRO has put into it: the same on all ranks."""
-        return self._stage == 0 or self._gradient_norm() <= self._norm_limit
+        return self._stage == 0 or self._is_allowed(self._gradient_norm())
+
+    def _is_allowed(self, norm: float) -> bool:
+        return math.isfinite(norm) and norm <= self._norm_limit
 
     def _plain_step(self) -> float:
         """Without ZeRO DeepSpeed neither tells the norm nor skips; the gradients are those of all ranks already."""
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))
-        if math.isfinite(norm) and norm <= self._norm_limit:
+        if self._is_allowed(norm):
             self._engine.step()
         else:
             self._engine.zero_grad()

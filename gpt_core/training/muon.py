@@ -174,7 +174,9 @@ class SharedMatrices:
         sent_sizes = [sum(elements for _, elements in spans) for spans in going]
         torch.distributed.all_to_all_single(received, sent, sizes, sent_sizes)
         spans = [span for spans in coming for span in spans]
-        for (to, elements), piece in zip(spans, torch.split(received, [elements for _, elements in spans]), strict=True):
+        for (to, elements), piece in zip(
+            spans, torch.split(received, [elements for _, elements in spans]), strict=True
+        ):
             target[to : to + elements] = piece
 
     def _others(self, spans: Sequence[Sequence[Span]]) -> list[Sequence[Span]]:

@@ -36,7 +36,9 @@ def make_zero_config(
         "steps_per_print": NEVER,
     }
     if settings.precision == "bf16":
-        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+        # Its check for gradients that are not finite would keep them for the next step where states are offloaded at
+        # stage 1 and 2; the norm tells, and the optimizer asks.
+        config |= {"bf16": {"enabled": True, "check_grad_overflow": False}, "data_types": {"grad_accum_dtype": "fp32"}}
     return config
 
 
