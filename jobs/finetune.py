@@ -24,6 +24,7 @@ from gpt_core.recipe import Finetune
 from gpt_core.tokenizer.tokenizer import Tokenizer, write_classifier_tokenizer
 from gpt_core.training.curves import Curves
 from gpt_core.training.engine import Engine
+from gpt_core.training.guard import Guard
 from gpt_core.training.loop import MicroBatch, StepFigures, train
 from gpt_core.training.objective import ClassificationObjective
 from gpt_core.training.schedule import Schedule
@@ -166,7 +167,8 @@ def _tune(
     )
     model.decoder.activation_checkpointing = job.recipe.cluster.train.activation_checkpointing
     objective = ClassificationObjective(model, settings.precision, with_language_model=settings.lm_coefficient > 0)
-    engine = ZeroEngine(objective, settings, job.recipe.cluster.train, micro_batch=splits.micro_batch)
+    cluster = job.recipe.cluster.train.model_copy(update={"compile": False})  # every length would be compiled anew
+    engine = ZeroEngine(objective, settings, cluster, micro_batch=splits.micro_batch)
 
     def weigh(step: int, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:
         examples, targets = splits.counts(step)
@@ -174,7 +176,8 @@ def _tune(
         return loss / examples + settings.lm_coefficient * lm_loss / targets, [loss, lm_loss]
 
     best, best_accuracy = {}, -1.0
-    for figures in train(engine, schedule, batches=splits.of_step, weigh=weigh, seed=settings.seed):
+    guard = Guard.of_settings(settings)
+    for figures in train(engine, schedule, batches=splits.of_step, weigh=weigh, guard=guard, seed=settings.seed):
         examples, targets = splits.counts(figures.step - 1)
         values = {"learning_rate": figures.learning_rate}
         if not figures.skipped:

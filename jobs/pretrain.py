@@ -25,6 +25,7 @@ from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
 from gpt_core.training.checkpoint import Checkpoints
 from gpt_core.training.curves import Curves
 from gpt_core.training.engine import Engine
+from gpt_core.training.guard import Guard
 from gpt_core.training.loop import MicroBatch, StepFigures, train
 from gpt_core.training.objective import LanguageObjective
 from gpt_core.training.schedule import Schedule
@@ -34,7 +35,7 @@ from jobs.job import Job, Outcome, read_identity, run_job
 from jobs.tracking import MetricSink, metric_logger
 from jobs.zero import ZeroEngine, join_ranks
 
-SKIPPED = "skipped_steps"  # a series that stands in the curves where a step had no finite figures
+SKIPPED = "skipped_steps"  # a series that stands in the curves where the guard refused a step
 LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
 
 
@@ -140,22 +141,18 @@ def _micro_batch(*inputs: np.ndarray) -> MicroBatch:
 def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints) -> Curves:
     """The engine's weights are trained to the end of the schedule; returns every figure on the way."""
     settings, step_tokens = job.recipe.pretrain, job.recipe.step_tokens
-    schedule = Schedule(
-        shape=settings.schedule,
-        peak=settings.learning_rate,
-        final=settings.final_learning_rate,
-        warmup_steps=math.ceil(settings.warmup_tokens / step_tokens),
-        steps=job.recipe.pretrain_steps,
-    )
+    schedule = Schedule.of_pretraining(job.recipe)
     n_targets = lru_cache(maxsize=1)(batches.samples.n_targets)  # asked for by every micro-batch
     done, state = checkpoints.load_newest(engine)
     curves = Curves(state.get("curves"))  # type: ignore[arg-type]
+    guard = Guard.of_settings(settings, state.get("guard"))
     with closing(metric_logger(job.recipe)) as sink:
         for figures in train(
             engine,
             schedule,
             batches=batches.of_step,
             weigh=lambda step, losses: ((losses[0] + settings.z_loss * losses[1]) / n_targets(step), losses[:1]),
+            guard=guard,
             seed=settings.seed,
             first_step=done,
         ):
@@ -167,7 +164,7 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
                 curves.add(step, values)
                 sink(step, values)
             if step % job.recipe.cluster.train.checkpoint_every_steps == 0 and step < schedule.steps:
-                checkpoints.save(engine, step, {"curves": curves.all()})
+                checkpoints.save(engine, step, {"curves": curves.all(), "guard": guard.state()})
     return curves
 
 

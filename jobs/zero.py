@@ -7,6 +7,9 @@ torch's, and DeepSpeed's shared-memory collectives, a three-minute build, are sw
 import logging
 import math
 import os
+import resource
+import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt_core.errors import UserError
+from gpt_core.errors import SetupError, UserError
 from gpt_core.fingerprint import Json
+from gpt_core.model.decoder import Block
 from gpt_core.recipe import Optimization, TrainCluster
 from gpt_core.training.optimizer import make_optimizer
 from gpt_core.training.zero_config import make_zero_config
@@ -27,6 +31,7 @@ os.environ.setdefault("DS_LOG_LEVEL", "warning")
 
 import deepspeed
 import deepspeed.ops
+from deepspeed.utils import safe_get_full_fp32_param, set_z3_leaf_module
 
 STATE = "gptmill"  # the key of our state among DeepSpeed's own
 
@@ -38,7 +43,9 @@ def join_ranks(train: TrainCluster) -> tuple[int, int]:
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(train.threads_per_process or max(1, (os.cpu_count() or 1) // local_world))
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning, message=r".*all_gather_into_tensor")  # DeepSpeed's call
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "untested optimizer" not in record.getMessage())  # ours
+    deepspeed_calls = r".*(all_gather_into|reduce_scatter)_tensor"
+    warnings.filterwarnings("ignore", category=FutureWarning, message=deepspeed_calls)
     _switch_off_compiled_collectives()
     cuda = torch.cuda.is_available()
     if cuda:
@@ -53,12 +60,21 @@ class ZeroEngine:
     def __init__(self, objective: nn.Module, settings: Optimization, train: TrainCluster, *, micro_batch: int) -> None:
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
-        config = make_zero_config(settings, train, micro_batch=micro_batch)
+        self._stage, self._precision = train.zero_stage, settings.precision
+        parameters = sum(parameter.numel() for parameter in objective.parameters())
+        self._optimizer = make_optimizer(
+            objective, settings, zero_stage=train.zero_stage, rank=self.rank, world_size=self.world_size
+        )
+        self._optimizer.may_step = self._may_step
+        if train.compile:
+            _compile_blocks(objective)
+        self._norm_limit = math.inf
         self._engine, *_ = deepspeed.initialize(
-            model=objective, optimizer=make_optimizer(objective, settings), config=config
+            model=objective,
+            optimizer=self._optimizer,
+            config=make_zero_config(settings, train, micro_batch=micro_batch, parameters=parameters),
         )
         self.device = torch.device(self._engine.device)
-        self._stage = train.zero_stage
 
     def forward(self, *inputs: Tensor) -> Any:
         self._engine.train()
@@ -76,35 +92,56 @@ class ZeroEngine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self.world_size)  # DeepSpeed averages over ranks, we add
 
-    def step(self, learning_rate: float) -> float:
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+    def step(self, share: float, *, norm_limit: float = math.inf) -> float:
+        self._optimizer.set_rates(share)
+        self._norm_limit = norm_limit
         if self._stage == 0:
             return self._plain_step()
-        self._engine.step()  # skips by itself where the norm is not finite, which it then tells as infinite
-        return float(self._engine.get_global_grad_norm())
+        self._engine.step()
+        return self._gradient_norm()
+
+    def _gradient_norm(self) -> float:
+        """The norm that ZeRO has found before it steps its optimizer, infinite where it is not finite."""
+        norm = float(self._engine.optimizer._global_grad_norm)  # get_global_grad_norm() tells it only after the step
+        return norm if norm >= 0 else math.inf  # -1 stands for any that is not finite
+
+    def _may_step(self) -> bool:
+        """Whether the optimizer may move what ZeRO has put into it: the same on all ranks."""
+        return self._stage == 0 or self._is_allowed(self._gradient_norm())
+
+    def _is_allowed(self, norm: float) -> bool:
+        return math.isfinite(norm) and norm <= self._norm_limit
 
     def _plain_step(self) -> float:
         """Without ZeRO DeepSpeed neither tells the norm nor skips; the gradients are those of all ranks already."""
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
         norm = float(nn.utils.get_total_norm(gradients))
-        if math.isfinite(norm):
+        if self._is_allowed(norm):
             self._engine.step()
         else:
             self._engine.zero_grad()
         return norm
 
-    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+    def sum_over_ranks(self, values: Sequence[float] | Tensor) -> list[float]:
+        total = torch.as_tensor(values, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(total)
         summed: list[float] = total.tolist()
         return summed
+
+    def memory_bytes(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
     def barrier(self) -> None:
         torch.distributed.barrier()
 
     def weights(self) -> dict[str, Tensor]:
         module = self._engine.module
+        if self._precision == "bf16":
+            exact = {name: safe_get_full_fp32_param(value) for name, value in module.named_parameters()}
+            return {} if self.rank else {name: value.cpu().clone() for name, value in exact.items()}
         with deepspeed.zero.GatheredParameters(list(module.parameters()), enabled=self._stage == 3):
             if self.rank:
                 return {}
@@ -117,6 +154,29 @@ class ZeroEngine:
         _, client_state = self._engine.load_checkpoint(str(folder), tag="zero")
         state: dict[str, Json] = client_state[STATE]
         return state
+
+
+def _compile_blocks(objective: nn.Module) -> None:
+    """The blocks' forward passes are compiled: one compilation, for all have the same code; one more to validate.
+
+    The hooks by which ZeRO 3 gathers weights stay outside: it treats a block as a whole, where it would stop at every
+    layer within. The head runs as it is, for its slices depend on the data.
+    """
+    require_compiler()
+    for module in objective.modules():
+        if isinstance(module, Block):
+            set_z3_leaf_module(module, True)
+            module.forward = torch.compile(module.forward)  # type: ignore[method-assign]
+
+
+def require_compiler() -> None:
+    """Raises SetupError where torch.compile would find no C++ compiler for its kernels."""
+    compiler = os.environ.get("CXX", "g++")  # as torch looks for it
+    if shutil.which(compiler) is None:
+        raise SetupError(
+            f"cluster.train.compile=true needs a C++ compiler, and there is no {compiler} on PATH; install one, name "
+            "it in CXX, or set cluster.train.compile to false"
+        )
 
 
 def _switch_off_compiled_collectives() -> None:

@@ -5,6 +5,7 @@ batch. The engine adds over micro-batches and over ranks and never averages, so 
 batch is cut.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,14 +31,18 @@ class Engine(Protocol):
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """The loss's gradients are added; `last` marks the step's last micro-batch."""
 
-    def step(self, learning_rate: float) -> float:
-        """The weights have moved. Returns the global gradient norm before clipping.
+    def step(self, share: float, *, norm_limit: float = math.inf) -> float:
+        """The weights have moved, by `share` of each group's peak learning rate. Returns the global gradient norm.
 
-        Where that is not finite, nothing has moved, and the step's gradients are gone.
+        That is the norm of the gradients before clipping. Where it is not finite or over `norm_limit`, neither
+        weights nor moments have moved. The step's gradients are gone in any case.
         """
 
-    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
+    def sum_over_ranks(self, values: Sequence[float] | Tensor) -> list[float]:
         """Each value summed over all ranks, on every rank, in double precision."""
+
+    def memory_bytes(self) -> int:
+        """The most memory that this rank has held: for tensors on its GPU, without one of its whole process."""
 
     def barrier(self) -> None:
         """Every rank has come here."""

@@ -3,23 +3,18 @@
 Deterministic: dropout is seeded by seed, step and rank, so that a resumed run draws what the uninterrupted one drew.
 """
 
-import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gpt_core.errors import StageError
 from gpt_core.training.engine import Engine
+from gpt_core.training.guard import Guard
 from gpt_core.training.schedule import Schedule
-
-SKIPS_ALLOWED = 4  # in a row; one more ends the run
-
-logger = logging.getLogger("gptmill")
 
 
 @dataclass(frozen=True)
@@ -34,11 +29,12 @@ class StepFigures:
     """One step, over all ranks. `sums` are the objective's outputs, summed over the global batch."""
 
     step: int  # steps done, so 1 after the first
+    loss: float  # what was minimized
     sums: list[float]
     gradient_norm: float
     learning_rate: float
     seconds: float
-    skipped: bool = False  # a figure was not finite, and the weights did not move
+    skipped: bool = False  # the guard refused it, and nothing moved
 
 
 # (step, the objective's output) -> the loss whose gradients are added, and the sums to add up over the global batch.
@@ -51,41 +47,38 @@ def train(
     *,
     batches: Callable[[int], Iterable[MicroBatch]],
     weigh: Weigh,
+    guard: Guard,
     seed: int,
     first_step: int = 0,
 ) -> Iterator[StepFigures]:
     """Steps from `first_step` to the schedule's end, one for each item asked for.
 
     `batches(step)` gives this rank's micro-batches, equally many on every rank. `weigh(step, output)` gives the loss,
-    already divided by the global batch's count, and the sums to report. A step whose loss or gradient norm is not
-    finite is skipped; StageError is raised, on all ranks alike, when more than SKIPS_ALLOWED are so in a row.
+    already divided by the global batch's count, and the sums to report. Steps that `guard` refuses leave no trace;
+    it raises StageError, on all ranks alike, where it has refused too many in a row.
     """
-    skipped_in_a_row = 0
     for step in range(first_step, schedule.steps):
         started = time.perf_counter()
         torch.manual_seed(_mix(seed, step, engine.rank))
-        totals: list[Tensor] = []
-        waiting = list(batches(step))
-        for index, batch in enumerate(waiting):
-            loss, sums = weigh(step, engine.forward(*batch.inputs))
-            engine.backward(loss, last=index == len(waiting) - 1)
-            values = [value.detach().double() for value in sums]
-            totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
-        learning_rate = schedule.learning_rate(step)
-        norm = engine.step(learning_rate)
-        figures = engine.sum_over_ranks([float(total) for total in totals])
-        skipped = not all(map(math.isfinite, [*figures, norm]))
-        skipped_in_a_row = skipped_in_a_row + 1 if skipped else 0
-        if skipped:
-            _tell_of(step + 1, loss=figures[0], norm=norm, skipped_in_a_row=skipped_in_a_row)
-        yield StepFigures(step + 1, figures, norm, learning_rate, time.perf_counter() - started, skipped)
+        loss, *sums = engine.sum_over_ranks(_accumulate(engine, list(batches(step)), partial(weigh, step)))
+        norm = engine.step(schedule.share(step), norm_limit=guard.norm_limit(loss))
+        taken = guard.judge(step + 1, loss=loss, norm=norm)
+        seconds = time.perf_counter() - started
+        yield StepFigures(step + 1, loss, sums, norm, schedule.learning_rate(step), seconds, skipped=not taken)
 
 
-def _tell_of(step: int, *, loss: float, norm: float, skipped_in_a_row: int) -> None:
-    reason = f"step {step}: the loss is {loss} and the gradient norm {norm}"
-    if skipped_in_a_row > SKIPS_ALLOWED:
-        raise StageError(f"{reason}, step {skipped_in_a_row} of its kind in a row; lower the learning rate or warm up")
-    logger.warning("%s; it is skipped", reason)
+def _accumulate(
+    engine: Engine, batches: Sequence[MicroBatch], weigh: Callable[[Any], tuple[Tensor, Sequence[Tensor]]]
+) -> Tensor:
+    """The gradients of all the rank's micro-batches are added; returns its loss and its sums, fp64."""
+    totals: Tensor | None = None
+    for index, batch in enumerate(batches):
+        loss, sums = weigh(engine.forward(*batch.inputs))
+        engine.backward(loss, last=index == len(batches) - 1)
+        values = torch.stack([value.detach().double() for value in (loss, *sums)])
+        totals = values if totals is None else totals + values
+    assert totals is not None
+    return totals
 
 
 def _mix(seed: int, step: int, rank: int) -> int:

@@ -4,6 +4,7 @@ from gpt_core.fingerprint import Json
 from gpt_core.recipe import Optimization, TrainCluster
 
 NEVER = 2**31 - 1
+BUCKET_ELEMENTS = 50_000_000  # 200 MB in fp32: long enough for any network, and DeepSpeed reserves it
 
 
 def micro_batch_size(batch_sequences: int, *, world_size: int, at_most: int) -> int:
@@ -12,12 +13,42 @@ def micro_batch_size(batch_sequences: int, *, world_size: int, at_most: int) -> 
     return next(size for size in range(min(part, at_most), 0, -1) if part % size == 0)
 
 
-def make_zero_config(settings: Optimization, train: TrainCluster, *, micro_batch: int) -> dict[str, Json]:
-    """DeepSpeed's dict. Weights are fp32 (bf16 is the objective's autocast); the loop marks accumulation itself."""
-    return {
+def reduce_bucket_elements(parameters: int) -> int:
+    """Elements of the buffer in which gradients are reduced, for a model of so many parameters."""
+    return min(parameters, BUCKET_ELEMENTS)
+
+
+def make_zero_config(
+    settings: Optimization, train: TrainCluster, *, micro_batch: int, parameters: int
+) -> dict[str, Json]:
+    """DeepSpeed's dict for a model of so many `parameters`; the loop marks accumulation itself.
+
+    Weights are fp32, or bf16 beside fp32 ones with fp32 accumulation; `autocast` is the objective's. The optimizer is
+    ours, also for states in the host's memory: DeepSpeed's own would be compiled at the first start, for minutes.
+    """
+    config: dict[str, Json] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": settings.gradient_clip,
-        "zero_optimization": {"stage": train.zero_stage},
+        "zero_optimization": _zero(train, parameters),
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": NEVER,
     }
+    if settings.precision == "bf16":
+        # Its check for gradients that are not finite would keep them for the next step where states are offloaded at
+        # stage 1 and 2; the norm tells, and the optimizer asks.
+        config |= {"bf16": {"enabled": True, "check_grad_overflow": False}, "data_types": {"grad_accum_dtype": "fp32"}}
+    return config
+
+
+def _zero(train: TrainCluster, parameters: int) -> dict[str, Json]:
+    zero: dict[str, Json] = {"stage": train.zero_stage, "reduce_bucket_size": reduce_bucket_elements(parameters)}
+    if train.zero_stage == 3:
+        zero["sub_group_size"] = parameters  # one vector a group: Muon needs to know what stands where
+    host: dict[str, Json] = {"device": "cpu", "pin_memory": True}
+    if train.offload != "none":
+        zero["offload_optimizer"] = host
+    if train.offload == "parameters":
+        zero["offload_param"] = host
+    return zero

@@ -1,6 +1,6 @@
-"""DeepSpeed as an Engine, at every ZeRO stage on two ranks: the steps are plain torch's, and bad ones leave no trace.
+"""DeepSpeed as an Engine on two ranks: every promised combination takes plain torch's steps, and bad ones no trace.
 
-This file is also the script that torchrun starts.
+This file is also the script that torchrun starts, once for all combinations.
 """
 
 import json
@@ -8,99 +8,319 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gpt_core.recipe import Optimization, TrainCluster
-from gpt_core.training.optimizer import make_optimizer
+from gpt_core.model.config import DecoderConfig
+from gpt_core.model.decoder import Decoder
+from gpt_core.recipe import Pretrain, TrainCluster
+from gpt_core.training.objective import LanguageObjective
 
-STAGES = (0, 1, 2, 3)
-SETTINGS = Optimization(gradient_clip=0.5, learning_rate=0.05, weight_decay=0.1)
-BATCH, MICRO_BATCH = 8, 2
+SETTINGS = Pretrain(  # a large eps: where a gradient is 0 but for rounding, Adam would follow the rounding
+    learning_rate=0.02, muon_learning_rate=0.05, gradient_clip=0.5, weight_decay=0.1, precision="fp32", eps=1e-3
+)
+# 12 wide: borders between ranks cut matrices; gpt2 has biases, qwen3 fuses the gate and fewer keys than queries.
+CONFIGS = {
+    "gpt2": DecoderConfig("gpt2", 128, 2, 2, 2, 12, 20, 16, 0.0, 10_000.0),
+    "qwen3": DecoderConfig("qwen3", 128, 2, 6, 3, 12, 20, 16, 0.0, 10_000.0),
+}
+SEQUENCES, MICRO_BATCH, TOKENS = 8, 2, 8 * 16
+REFUSED, NAN, SPIKE = 0, 3, 5  # steps that move nothing: one more reason each
+STEPS, SAVED_AFTER = 7, 4
+TAKEN = [step for step in range(STEPS) if step not in (REFUSED, NAN, SPIKE)]
 
 
-class SquaredError(nn.Module):
-    """The summed squared error of a two-layer network, (B, 4) -> scalar."""
+@dataclass(frozen=True)
+class Case:
+    stage: int
+    optimizer: str = "adamw"
+    precision: str = "fp32"
+    offload: str = "none"
+    compile: bool = False
+    architecture: str = "qwen3"
 
-    def __init__(self) -> None:
+    @property
+    def name(self) -> str:
+        return "-".join(str(value) for value in asdict(self).values())
+
+    @property
+    def settings(self) -> Pretrain:
+        return SETTINGS.model_copy(update={"optimizer": self.optimizer, "precision": self.precision})
+
+    @property
+    def cluster(self) -> TrainCluster:
+        return TrainCluster(zero_stage=self.stage, offload=self.offload, compile=self.compile)  # type: ignore[arg-type]
+
+
+EXACT = [
+    *(Case(stage, "adamw", architecture=kind) for stage, kind in enumerate(("qwen3", "gpt2", "qwen3", "gpt2"))),
+    *(Case(stage, "muon", architecture=kind) for stage, kind in enumerate(("gpt2", "qwen3", "gpt2", "qwen3"))),
+    Case(1, "adamw", offload="optimizer"),
+    Case(2, "muon", offload="optimizer"),
+    Case(3, "adamw", offload="optimizer"),
+    Case(3, "muon", offload="parameters"),
+]
+ROUNDED = [
+    Case(3, "muon", "autocast"),
+    Case(1, "muon", "bf16"),
+    Case(2, "adamw", "bf16"),
+    Case(3, "adamw", "bf16"),
+    Case(2, "muon", "bf16", offload="optimizer"),
+    Case(3, "muon", "bf16", offload="parameters"),
+]
+COMPILED = [Case(stage, "adamw", "autocast", compile=True) for stage in (0, 1, 2, 3)]
+
+
+class Scaled(nn.Module):
+    """The language objective times a factor, which makes a step bad."""
+
+    def __init__(self, case: Case) -> None:
         super().__init__()
-        torch.manual_seed(3)
-        self.layers = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))
+        decoder = Decoder(CONFIGS[case.architecture])
+        decoder.init_weights(0)
+        self.objective = LanguageObjective(decoder, case.precision)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return (self.layers(x)[:, 0] - y).square().sum()
-
-
-def batch_of(step: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    x = torch.randn(BATCH, 4, generator=generator)
-    return x, 10 * x.sum(dim=1) + (math.nan if step == 2 else 0)
+    def forward(self, ids: Tensor, targets: Tensor, factor: Tensor) -> Tensor:
+        output = self.objective(ids, targets)
+        nats = output[0] if isinstance(output, tuple) else output
+        assert nats.dtype == torch.float32
+        return nats * factor
 
 
-def plain_steps() -> tuple[list[float], dict[str, Tensor]]:
-    """Norms and weights after steps 0, 1 and 3 in plain torch, on the whole batch."""
-    model = SquaredError()
-    optimizer = make_optimizer(model, SETTINGS)
-    norms = []
-    for step in (0, 1, 3):
-        optimizer.zero_grad()
-        (model(*batch_of(step)) / BATCH).backward()
-        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.gradient_clip)))
-        optimizer.step()
-    return norms, {name: value.detach().clone() for name, value in model.state_dict().items()}
+def batch_of(step: int) -> tuple[Tensor, Tensor, Tensor]:
+    ids = torch.randint(128, (SEQUENCES, 17), generator=torch.Generator().manual_seed(step))
+    factor = torch.tensor({NAN: math.nan, SPIKE: 100.0}.get(step, 1.0))
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), factor
 
 
-def run_stage(stage: int) -> dict[str, object]:
+# ---- plain torch, on the whole batch -------------------------------------------------------------------------------
+
+
+def muon_pieces(name: str, config: DecoderConfig) -> list[int] | None:
+    """Rows of the matrices that a parameter fuses, by hand; None: AdamW's."""
+    heads = {"gpt2": [12, 12, 12], "qwen3": [12, 6, 6]}[config.architecture]
+    ups = {"gpt2": [20], "qwen3": [20, 20]}[config.architecture]
+    ends = {"qkv.weight": heads, "out.weight": [12], "up.weight": ups, "down.weight": [12]}
+    return next((rows for end, rows in ends.items() if name.endswith(end)), None)
+
+
+def newton_schulz(g: Tensor) -> Tensor:
+    """Jordan et al.'s iteration, as they write it."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = g.T if g.size(0) > g.size(1) else g
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        y = x @ x.T
+        x = a * x + (b * y + c * y @ y) @ x
+    return x.T if g.size(0) > g.size(1) else x
+
+
+def plain_steps(case: Case) -> tuple[dict[int, float], dict[str, Tensor]]:
+    """The norms of all steps that are finite, and the weights after the steps that are taken."""
+    model, settings = Scaled(case), case.settings
+    named = dict(model.named_parameters())
+    config = CONFIGS[case.architecture]
+    pieces = {n: muon_pieces(n, config) if case.optimizer == "muon" else None for n in named}
+    adam = torch.optim.AdamW(
+        [
+            {"params": [p], "weight_decay": settings.weight_decay if p.ndim > 1 else 0.0}
+            for n, p in named.items()
+            if pieces[n] is None
+        ],
+        lr=settings.learning_rate,
+        betas=(0.9, 0.95),
+        eps=settings.eps,
+    )
+    momenta = {n: torch.zeros_like(p) for n, p in named.items()}
+    norms = {}
+    for step in range(STEPS):
+        model.zero_grad()
+        (model(*batch_of(step)) / TOKENS).backward()
+        if step not in TAKEN:
+            norms[step] = float(nn.utils.get_total_norm([p.grad for p in named.values() if p.grad is not None]))
+            continue
+        norms[step] = float(nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip))
+        adam.step()
+        with torch.no_grad():
+            for n, p in named.items():
+                if pieces[n] is None:
+                    continue
+                momenta[n] = 0.95 * momenta[n] + 0.05 * p.grad
+                ahead = 0.95 * momenta[n] + 0.05 * p.grad
+                move = torch.cat(
+                    [newton_schulz(g) * max(1.0, g.size(0) / g.size(1)) ** 0.5 for g in ahead.split(pieces[n])]
+                )
+                p.copy_(p * (1 - 0.05 * settings.weight_decay) - 0.05 * move)
+    return norms, {n: p.detach() for n, p in named.items()}
+
+
+# ---- DeepSpeed, under torchrun -------------------------------------------------------------------------------------
+
+
+def run_case(case: Case, folder: Path) -> dict[str, object]:
     from jobs.zero import ZeroEngine
 
-    engine = ZeroEngine(SquaredError(), SETTINGS, TrainCluster(zero_stage=stage), micro_batch=MICRO_BATCH)
-    share = BATCH // engine.world_size
-    norms, weights = [], []
-    for step in range(4):
-        x, y = (part[engine.rank * share :][:share] for part in batch_of(step))
-        for start in range(0, share, MICRO_BATCH):
+    def make() -> ZeroEngine:
+        return ZeroEngine(Scaled(case), case.settings, case.cluster, micro_batch=MICRO_BATCH)
+
+    def take(engine: ZeroEngine, step: int) -> float:
+        share = SEQUENCES // engine.world_size
+        ids, targets, factor = batch_of(step)
+        for start in range(engine.rank * share, (engine.rank + 1) * share, MICRO_BATCH):
             rows = slice(start, start + MICRO_BATCH)
-            engine.backward(engine.forward(x[rows], y[rows]) / BATCH, last=start + MICRO_BATCH == share)
-        norms.append(engine.step(SETTINGS.learning_rate))
+            loss = engine.forward(ids[rows], targets[rows], factor) / TOKENS
+            engine.backward(loss, last=start + MICRO_BATCH == (engine.rank + 1) * share)
+        if step == TAKEN[0]:
+            engine.predict(ids[rows], targets[rows], factor)
+        return engine.step(1.0, norm_limit={REFUSED: -math.inf, SPIKE: 20.0}.get(step, math.inf))
+
+    engine = make()
+    norms, weights, losses = [], [engine.weights()], []
+    for step in range(STEPS):
+        norms.append(take(engine, step))
         weights.append(engine.weights())
+        if step == SAVED_AFTER:
+            (folder / case.name).mkdir(exist_ok=True)
+            engine.save(folder / case.name, {"x": 7})
+    ids, targets, factor = batch_of(0)
+    losses = [float(engine.predict(ids[:MICRO_BATCH], targets[:MICRO_BATCH], factor))]
+    resumed = make()
+    state = resumed.load(folder / case.name)
+    again = [take(resumed, step) for step in range(SAVED_AFTER + 1, STEPS)]
+    end = resumed.weights()
     if engine.rank:
         return {}
     return {
-        "norms": [norm if math.isfinite(norm) else None for norm in norms],
-        "unmoved": all(torch.equal(weights[1][name], weights[2][name]) for name in weights[1]),
-        "weights": {name: value.tolist() for name, value in weights[3].items()},
+        "norms": norms,
+        "losses": losses,
+        "moved": [step for step in range(STEPS) if not same(weights[step], weights[step + 1])],
+        "resumed": state == {"x": 7} and same(end, weights[-1]) and again == norms[SAVED_AFTER + 1 :],
+        "memory_bytes": engine.memory_bytes(),
+        "weights": {name: value.tolist() for name, value in end.items()},
     }
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---- the tests -----------------------------------------------------------------------------------------------------
+
+
+def start(cases: list[Case], folder: Path) -> dict[str, dict[str, list[float]]]:
+    root = Path(__file__).parents[2]
+    names = [case.name for case in cases]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, folder, *names], capture_output=True, text=True, env=environment, cwd=root, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "told.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[float]]]:
-    path = tmp_path_factory.mktemp("zero") / "told.json"
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, path]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(path.read_text())
+    return start(EXACT + ROUNDED, tmp_path_factory.mktemp("zero"))
+
+
+@pytest.fixture(scope="module")
+def told_compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[float]]]:
+    return start(COMPILED, tmp_path_factory.mktemp("compiled"))
+
+
+def names(cases: list[Case]) -> list[str]:
+    return [case.name for case in cases]
 
 
 @pytest.mark.train
-@pytest.mark.parametrize("stage", STAGES)
-def test_steps_are_those_of_plain_torch_on_the_whole_batch(stage: int, told: dict[str, dict[str, list[float]]]) -> None:
-    norms, weights = plain_steps()
-    seen = told[str(stage)]
-    assert [norm for norm in seen["norms"] if norm is not None] == pytest.approx(norms, rel=1e-5)
+@pytest.mark.parametrize("case", EXACT, ids=names(EXACT))
+def test_steps_are_those_of_plain_torch_on_the_whole_batch(case: Case, told: dict[str, dict[str, list[float]]]) -> None:
+    norms, weights = plain_steps(case)
+    seen = told[case.name]
+    for step, norm in norms.items():
+        if math.isfinite(norm):
+            assert seen["norms"][step] == pytest.approx(norm, rel=1e-3), step
     for name, value in weights.items():
-        torch.testing.assert_close(torch.tensor(seen["weights"][name]), value, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(torch.tensor(seen["weights"][name]), value, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.train
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_step_with_a_loss_of_nan_moves_nothing(stage: int, told: dict[str, dict[str, list[float]]]) -> None:
-    assert told[str(stage)]["norms"][2] is None
-    assert told[str(stage)]["unmoved"]
+@pytest.mark.parametrize("case", ROUNDED, ids=names(ROUNDED))
+def test_with_products_in_bf16_the_steps_are_nearly_those(case: Case, told: dict[str, dict[str, list[float]]]) -> None:
+    assert_nearly_plain(case, told[case.name])
+
+
+def assert_nearly_plain(case: Case, seen: dict[str, list[float]]) -> None:
+    norms, weights = plain_steps(Case(0, case.optimizer, architecture=case.architecture))
+    assert [seen["norms"][step] for step in TAKEN] == pytest.approx([norms[step] for step in TAKEN], rel=0.2)
+    first = dict(Scaled(case).named_parameters())
+    way = nn.utils.parameters_to_vector([value - first[name].detach() for name, value in weights.items()])
+    off = nn.utils.parameters_to_vector([torch.tensor(seen["weights"][name]) - weights[name] for name in weights])
+    # Muon blows the smallest singular values up, and they are rounding; a wrong direction would give 1.4.
+    assert off.norm() / way.norm() < (0.5 if case.optimizer == "muon" else 0.1)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("case", EXACT + ROUNDED, ids=names(EXACT + ROUNDED))
+def test_a_step_that_is_refused_not_finite_or_over_its_limit_moves_nothing(
+    case: Case, told: dict[str, dict[str, list[float]]]
+) -> None:
+    seen = told[case.name]
+    assert seen["moved"] == TAKEN
+    assert not math.isfinite(seen["norms"][NAN])
+    assert math.isfinite(seen["norms"][SPIKE])
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("case", EXACT + ROUNDED, ids=names(EXACT + ROUNDED))
+def test_an_engine_that_loads_goes_on_as_the_one_that_saved(
+    case: Case, told: dict[str, dict[str, list[float]]]
+) -> None:
+    assert told[case.name]["resumed"]
+
+
+@pytest.mark.train
+def test_bf16_training_exports_the_fp32_weights_that_it_keeps(told: dict[str, dict[str, list[float]]]) -> None:
+    for case in ROUNDED:
+        if case.precision == "bf16":
+            weight = torch.tensor(told[case.name]["weights"]["objective.model.decoder.embedding.weight"])
+            assert not torch.equal(weight, weight.bfloat16().float())
+
+
+@pytest.mark.train
+def test_the_memory_of_a_rank_is_told(told: dict[str, dict[str, int]]) -> None:
+    assert 10**8 < told[EXACT[0].name]["memory_bytes"] < 10**10
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("case", COMPILED, ids=names(COMPILED))
+def test_compiled_blocks_take_the_same_steps(case: Case, told_compiled: dict[str, dict[str, list[float]]]) -> None:
+    seen = told_compiled[case.name]
+    assert_nearly_plain(case, seen)
+    assert seen["moved"] == TAKEN
+    assert seen["resumed"]
+
+
+@pytest.mark.train
+def test_compilation_happens_once_for_training_and_once_for_validation(
+    told_compiled: dict[str, dict[str, list[float]]],
+) -> None:
+    assert [told_compiled[case.name]["graphs"] for case in COMPILED] == [2] * len(COMPILED)
+
+
+@pytest.mark.train
+def test_without_a_compiler_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpt_core.errors import SetupError
+    from jobs.zero import require_compiler
+
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(SetupError, match=r"cluster.train.compile=true .* no no-such-compiler on PATH; install one"):
+        require_compiler()
 
 
 @pytest.mark.train
@@ -113,12 +333,24 @@ def test_without_torchrun_the_way_out_is_said(monkeypatch: pytest.MonkeyPatch) -
         join_ranks(TrainCluster())
 
 
-if __name__ == "__main__":
+def main(folder: Path, chosen: list[str]) -> None:
+    """Rank 0 writes told.json: what each chosen case gave."""
+    from torch._dynamo.utils import counters
+
     from jobs.zero import join_ranks
 
     rank, _ = join_ranks(TrainCluster(threads_per_process=1))
-    results = {str(stage): run_stage(stage) for stage in STAGES}
+    results = {}
+    for case in EXACT + ROUNDED + COMPILED:
+        if case.name in chosen:
+            torch._dynamo.reset()
+            counters.clear()
+            results[case.name] = {**run_case(case, folder), "graphs": counters["stats"]["unique_graphs"]}
     if rank == 0:
-        Path(sys.argv[1]).write_text(json.dumps(results))
+        (folder / "told.json").write_text(json.dumps(results))
     torch.distributed.barrier()
     os._exit(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
