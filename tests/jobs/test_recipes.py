@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tiny_training import finish, make_shards, make_tokenizer, start_training
 
 from gpt_core.artifact import Artifact
 from gpt_core.model.config import DecoderConfig
 from gpt_core.recipe_file import load_recipe
+from tiny_training import finish, make_shards, make_tokenizer, start_training
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STEPS, BATCH, CONTEXT = 20, 8, 32
