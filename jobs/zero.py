@@ -28,7 +28,7 @@ os.environ.setdefault("DS_LOG_LEVEL", "warning")
 import deepspeed
 import deepspeed.ops
 
-STATE = "gptmill"  # the key of our state among DeepSpeed's own
+from jobs.zero_files import FilesInMemory, collect_files, load_files
 
 
 def join_ranks(train: TrainCluster) -> tuple[int, int]:
@@ -59,6 +59,7 @@ class ZeroEngine:
         )
         self.device = torch.device(self._engine.device)
         self._stage = train.zero_stage
+        self._engine.checkpoint_engine = self._files = FilesInMemory()
 
     def forward(self, *inputs: Tensor) -> Any:
         self._engine.train()
@@ -110,13 +111,16 @@ class ZeroEngine:
                 return {}
             return {name: value.detach().float().cpu().clone() for name, value in module.state_dict().items()}
 
-    def save(self, folder: Path, state: dict[str, Json]) -> None:
-        self._engine.save_checkpoint(str(folder), tag="zero", client_state={STATE: state}, save_latest=False)
+    def gather(self, value: Json) -> list[Json]:
+        values: list[Json] = [None] * self.world_size
+        torch.distributed.gather_object(value, None if self.rank else values)
+        return [] if self.rank else values
 
-    def load(self, folder: Path) -> dict[str, Json]:
-        _, client_state = self._engine.load_checkpoint(str(folder), tag="zero")
-        state: dict[str, Json] = client_state[STATE]
-        return state
+    def state_files(self, folder: Path) -> dict[Path, Any]:
+        return collect_files(self._engine, self._files, folder)
+
+    def load(self, folder: Path) -> None:
+        load_files(self._engine, self._files, folder)
 
 
 def _switch_off_compiled_collectives() -> None:
