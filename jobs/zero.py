@@ -116,8 +116,8 @@ class ZeroEngine:
         torch.distributed.gather_object(value, None if self.rank else values)
         return [] if self.rank else values
 
-    def state_files(self, folder: Path) -> dict[Path, Any]:
-        return collect_files(self._engine, self._files, folder)
+    def state_files(self) -> dict[str, Any]:
+        return collect_files(self._engine, self._files)
 
     def load(self, folder: Path) -> None:
         load_files(self._engine, self._files, folder)

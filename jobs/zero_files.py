@@ -42,7 +42,10 @@ class FilesInMemory(CheckpointEngine):  # type: ignore[misc]
         self.served: dict[str, Any] = {}
 
     def create(self, info: object) -> None:
-        """Nothing is to be prepared."""
+        """Nothing is to be prepared,"""
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """nor any folder made."""
 
     def save(self, state_dict: object, path: str) -> None:
         """The file is kept as the live object that it is."""
@@ -55,7 +58,7 @@ class FilesInMemory(CheckpointEngine):  # type: ignore[misc]
                 return value
         return torch.load(path, map_location=map_location, weights_only=False)
 
-    def commit(self, info: object) -> bool:
+    def commit(self, info: object) -> bool:  # noqa: ARG002
         """Nothing is to be completed."""
         return True
 
@@ -86,9 +89,9 @@ class Layout:
         return cls(engine.zero_optimization_stage(), engine.world_size, type(engine.optimizer).__name__, fragments)
 
     @classmethod
-    def read(cls, folder: Path, rank: int) -> Self:
+    def read(cls, path: Path) -> Self:
         """What a rank left in a checkpoint."""
-        tree = json.loads(layout_file(folder, rank).read_text(encoding="utf-8"))
+        tree = json.loads(path.read_text(encoding="utf-8"))
         return cls(**tree | {"fragments": {name: Fragment(**each) for name, each in tree["fragments"].items()}})
 
     def to_json(self) -> str:
@@ -96,16 +99,18 @@ class Layout:
         return json.dumps(asdict(self))
 
 
-def layout_file(folder: Path, rank: int) -> Path:
+def layout_file(rank: int) -> str:
     """Where a rank's layout stands in a checkpoint."""
-    return folder / f"layout-{rank}.json"
+    return f"layout-{rank}.json"
 
 
-def collect_files(engine: Any, memory: FilesInMemory, folder: Path) -> dict[Path, Any]:
-    """Each file that this rank has to write -> its live object, or its text. Every rank must call."""
-    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-    files, memory.written = memory.written, {}
-    return files | {layout_file(folder, engine.global_rank): Layout.of_engine(engine).to_json()}
+def collect_files(engine: Any, memory: FilesInMemory) -> dict[str, Any]:
+    """Path in a checkpoint -> the live object, or the text, that this rank has to write. Every rank must call."""
+    with TemporaryDirectory() as scratch:  # for the scripts that DeepSpeed puts beside its files
+        engine.save_checkpoint(scratch, tag=TAG, save_latest=False)
+        files = {path.relative_to(scratch).as_posix(): value for path, value in memory.written.items()}
+    memory.written = {}
+    return files | {layout_file(engine.global_rank): Layout.of_engine(engine).to_json()}
 
 
 def load_files(engine: Any, memory: FilesInMemory, folder: Path) -> None:
@@ -114,7 +119,8 @@ def load_files(engine: Any, memory: FilesInMemory, folder: Path) -> None:
     Raises ArtifactError on all ranks, before anything is loaded, where the parameters are others.
     """
     layout = Layout.of_engine(engine)
-    if layout_file(folder, engine.global_rank).exists() and Layout.read(folder, engine.global_rank) == layout:
+    own = folder / layout_file(engine.global_rank)
+    if own.exists() and Layout.read(own) == layout:
         engine.load_checkpoint(str(folder), tag=TAG)
         return
     source = _Source(folder)
@@ -139,9 +145,9 @@ class _Source:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        first = Layout.read(folder, 0)
+        first = Layout.read(folder / layout_file(0))
         ranks = first.world_size if first.zero_stage else 1  # without ZeRO all ranks hold the same
-        self._layouts = [first, *(Layout.read(folder, rank) for rank in range(1, ranks))]
+        self._layouts = [first, *(Layout.read(folder / layout_file(rank)) for rank in range(1, ranks))]
 
     @cached_property
     def model(self) -> dict[str, Any]:
@@ -229,7 +235,7 @@ def _optimizer_file(engine: Any, layout: Layout, source: _Source) -> dict[str, A
     if layout.zero_stage == 0:
         vectors = [value for group in engine.optimizer.param_groups for value in group["params"]]
         return file | {"state": _states(layout, [value.shape for value in vectors], source)}
-    vectors = _vectors(file)  # the live ones
+    vectors = list(_vectors(file))  # the live ones
     with torch.no_grad():
         for name, part in layout.fragments.items():
             source.read(vectors[part.vector][part.offset :][: part.numel], name, key=WEIGHTS, start=part.start)
@@ -240,7 +246,7 @@ def _optimizer_file(engine: Any, layout: Layout, source: _Source) -> dict[str, A
 
 
 def _states(layout: Layout, shapes: Sequence[Size], source: _Source) -> dict[int, dict[str, Any]]:
-    """The optimizer's state of each vector of this rank. What has no dimension, as the count of steps, is one for all."""
+    """The optimizer's state of each vector of this rank. What has no dimension, as the steps' count, is one for all."""
     states: dict[int, dict[str, Any]] = {}
     for name, part in layout.fragments.items():
         state = states.setdefault(part.vector, {})
@@ -255,7 +261,7 @@ def _states(layout: Layout, shapes: Sequence[Size], source: _Source) -> dict[int
 
 def _base(layout: Layout) -> str:
     """Where the optimizer that DeepSpeed wraps stands in its file."""
-    return OPTIMIZER_STATE_DICT if layout.zero_stage == 3 else BASE_OPTIMIZER_STATE
+    return str(OPTIMIZER_STATE_DICT if layout.zero_stage == 3 else BASE_OPTIMIZER_STATE)
 
 
 def _vectors(file: Mapping[str, Any]) -> Sequence[Tensor]:
