@@ -190,7 +190,7 @@ class Checkpoints:
         return None
 
     def _retire(self) -> None:
-        for step in set(self._steps()) - self._kept(newest=self._settings.keep_checkpoints):
+        for step in sorted(set(self._steps()) - self._kept(newest=self._settings.keep_checkpoints)):
             (self._place(step) / MANIFEST).unlink()  # so that half of it is none
             shutil.rmtree(self._place(step), ignore_errors=True)
 
