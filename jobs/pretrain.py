@@ -2,7 +2,9 @@
 
     python -m torch.distributed.run --standalone --nproc-per-node 2 -m jobs.pretrain --recipe ... --output ...
 
-Killed and started again on as many ranks, it goes on behind its last checkpoint and ends with the same weights.
+Killed and started again, on any number of ranks at any ZeRO stage, it goes on behind its last checkpoint with the same
+samples in the same order; on as many ranks it ends with the same weights. SIGTERM to any rank is a wish to stop: all
+save behind the same step and exit 75.
 """
 
 import math
@@ -17,6 +19,7 @@ import torch
 from gpt_core.artifact import write_json
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_cache import ShardCache, open_side
+from gpt_core.errors import PreemptedError
 from gpt_core.fingerprint import fingerprint
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_language_model
@@ -32,9 +35,11 @@ from gpt_core.training.schedule import Schedule
 from gpt_core.training.tasks import IGNORED
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, read_identity, run_job
+from jobs.preemption import note_sigterm
 from jobs.tracking import MetricSink, metric_logger
 from jobs.zero import ZeroEngine, join_ranks
 
+VALIDATION_LOSS = "validation_loss"
 SKIPPED = "skipped_steps"  # a series that stands in the curves where the guard refused a step
 LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
 
@@ -88,13 +93,8 @@ def make(job: Job) -> Outcome:
     )
     checkpoints = Checkpoints(
         job.output / "checkpoints",
-        conditions={
-            "identity": fingerprint(read_identity(job.output)),
-            "world_size": world_size,
-            "zero_stage": recipe.cluster.train.zero_stage,
-            "micro_batch": batches.micro_batch,
-        },
-        keep=recipe.cluster.train.keep_checkpoints,
+        identity=fingerprint(read_identity(job.output)),
+        settings=recipe.cluster.train,
     )
     curves = _train(job, engine, batches, checkpoints)
     weights = engine.weights()
@@ -102,7 +102,7 @@ def make(job: Job) -> Outcome:
         return Outcome([])
     trained = Decoder(decoder.config)  # a new one: ZeRO 3 has left the old one without weights
     trained.load_state_dict({name.removeprefix("model.decoder."): value for name, value in weights.items()})
-    return replace(_export(job, trained, tokenizer, curves, batches.samples), scratch=[checkpoints.folder])
+    return replace(_export(job, trained, tokenizer, curves, batches.samples), scratch=checkpoints.scratch())
 
 
 def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int) -> Batches:
@@ -146,7 +146,7 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
     done, state = checkpoints.load_newest(engine)
     curves = Curves(state.get("curves"))  # type: ignore[arg-type]
     guard = Guard.of_settings(settings, state.get("guard"))
-    with closing(metric_logger(job.recipe)) as sink:
+    with closing(metric_logger(job.recipe)) as sink, note_sigterm() as stop_requested:
         for figures in train(
             engine,
             schedule,
@@ -155,6 +155,7 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
             guard=guard,
             seed=settings.seed,
             first_step=done,
+            signals=lambda: (stop_requested(), checkpoints.written),
         ):
             step = figures.step
             report = partial(job.report, step * step_tokens, schedule.steps * step_tokens, "tokens")
@@ -163,8 +164,18 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
                 values = _validate(engine, batches)
                 curves.add(step, values)
                 sink(step, values)
-            if step % job.recipe.cluster.train.checkpoint_every_steps == 0 and step < schedule.steps:
-                checkpoints.save(engine, step, {"curves": curves.all(), "guard": guard.state()})
+            stopped, written = figures.signals
+            due = step % job.recipe.cluster.train.checkpoint_every_steps == 0 and step < schedule.steps
+            if due or stopped:
+                newest = curves.newest(VALIDATION_LOSS)
+                checkpoints.save(engine, step, {"curves": curves.all(), "guard": guard.state()}, validation_loss=newest)
+            elif written == engine.world_size:
+                checkpoints.complete(engine)
+            if stopped:
+                checkpoints.complete(engine)
+                where = f"behind step {step} of {schedule.steps}"
+                raise PreemptedError(f"SIGTERM stopped it {where}; {checkpoints.way_on()}")
+    checkpoints.complete(engine)
     return curves
 
 
@@ -196,7 +207,7 @@ def _validate(engine: Engine, batches: Batches) -> dict[str, float]:
         nats += float(engine.predict(*batch.inputs)[0])
         tokens += float((batch.inputs[1] != IGNORED).sum())
     nats, tokens = engine.sum_over_ranks([nats, tokens])
-    return {"validation_loss": nats / tokens}
+    return {VALIDATION_LOSS: nats / tokens}
 
 
 def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, samples: TrainingSamples) -> Outcome:
@@ -211,7 +222,7 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, sa
     T = samples.context_length  # noqa: N806
     by_source = samples.count_sequences(steps * samples.batch_sequences) if job.recipe.pretrain.mixture else {}
     counts = job.inputs["shards"].manifest.counts
-    loss = curves.last("validation_loss")
+    loss = curves.last(VALIDATION_LOSS)
     return Outcome(
         paths=[model, job.output / "curves.json"],
         counts={

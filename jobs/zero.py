@@ -28,12 +28,17 @@ from gpt_core.training.zero_config import make_zero_config
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("DS_LOG_LEVEL", "warning")
+if "mlflow" not in sys.modules:
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # 1.4 s a rank for DeepSpeed's autotuner alone
 
 import deepspeed
 import deepspeed.ops
 from deepspeed.utils import safe_get_full_fp32_param, set_z3_leaf_module
 
-STATE = "gptmill"  # the key of our state among DeepSpeed's own
+if sys.modules["mlflow"] is None:
+    del sys.modules["mlflow"]
+
+from jobs.zero_files import FilesInMemory, collect_files, load_files
 
 
 def join_ranks(train: TrainCluster) -> tuple[int, int]:
@@ -75,6 +80,7 @@ class ZeroEngine:
             config=make_zero_config(settings, train, micro_batch=micro_batch, parameters=parameters),
         )
         self.device = torch.device(self._engine.device)
+        self._engine.checkpoint_engine = self._files = FilesInMemory()
 
     def forward(self, *inputs: Tensor) -> Any:
         self._engine.train()
@@ -147,13 +153,16 @@ class ZeroEngine:
                 return {}
             return {name: value.detach().float().cpu().clone() for name, value in module.state_dict().items()}
 
-    def save(self, folder: Path, state: dict[str, Json]) -> None:
-        self._engine.save_checkpoint(str(folder), tag="zero", client_state={STATE: state}, save_latest=False)
+    def gather(self, value: Json) -> list[Json]:
+        values: list[Json] = [None] * self.world_size
+        torch.distributed.gather_object(value, None if self.rank else values)
+        return [] if self.rank else values
 
-    def load(self, folder: Path) -> dict[str, Json]:
-        _, client_state = self._engine.load_checkpoint(str(folder), tag="zero")
-        state: dict[str, Json] = client_state[STATE]
-        return state
+    def state_files(self) -> dict[str, Any]:
+        return collect_files(self._engine, self._files)
+
+    def load(self, folder: Path) -> None:
+        load_files(self._engine, self._files, folder)
 
 
 def _compile_blocks(objective: nn.Module) -> None:

@@ -35,6 +35,7 @@ class StepFigures:
     learning_rate: float
     seconds: float
     skipped: bool = False  # the guard refused it, and nothing moved
+    signals: Sequence[float] = ()  # each summed over all ranks
 
 
 # (step, the objective's output) -> the loss whose gradients are added, and the sums to add up over the global batch.
@@ -50,21 +51,26 @@ def train(
     guard: Guard,
     seed: int,
     first_step: int = 0,
+    signals: Callable[[], Sequence[float]] = tuple,
 ) -> Iterator[StepFigures]:
     """Steps from `first_step` to the schedule's end, one for each item asked for.
 
     `batches(step)` gives this rank's micro-batches, equally many on every rank. `weigh(step, output)` gives the loss,
-    already divided by the global batch's count, and the sums to report. Steps that `guard` refuses leave no trace;
-    it raises StageError, on all ranks alike, where it has refused too many in a row.
+    already divided by the global batch's count, and the sums to report. `signals` is asked in each step, and all ranks
+    learn each one's sum: so they agree on what one of them has seen. Steps that `guard` refuses leave no trace; it
+    raises StageError, on all ranks alike, where it has refused too many in a row.
     """
     for step in range(first_step, schedule.steps):
         started = time.perf_counter()
         torch.manual_seed(_mix(seed, step, engine.rank))
-        loss, *sums = engine.sum_over_ranks(_accumulate(engine, list(batches(step)), partial(weigh, step)))
+        asked = torch.tensor(signals(), dtype=torch.float64)
+        totals = _accumulate(engine, list(batches(step)), partial(weigh, step))
+        loss, *figures = engine.sum_over_ranks(torch.cat((totals, asked.to(totals.device))))
+        sums, signalled = figures[: len(totals) - 1], figures[len(totals) - 1 :]
         norm = engine.step(schedule.share(step), norm_limit=guard.norm_limit(loss))
-        taken = guard.judge(step + 1, loss=loss, norm=norm)
+        skipped = not guard.judge(step + 1, loss=loss, norm=norm)
         seconds = time.perf_counter() - started
-        yield StepFigures(step + 1, loss, sums, norm, schedule.learning_rate(step), seconds, skipped=not taken)
+        yield StepFigures(step + 1, loss, sums, norm, schedule.learning_rate(step), seconds, skipped, signalled)
 
 
 def _accumulate(
