@@ -5,16 +5,17 @@
 Killed and started again on as many ranks, it goes on behind its last checkpoint and ends with the same weights.
 """
 
+import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
 import torch
 
-from gpt_core.artifact import write_json
+from gpt_core.artifact import write_atomically, write_json
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.fingerprint import fingerprint
@@ -23,18 +24,23 @@ from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_language_model
 from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
 from gpt_core.training.checkpoint import Checkpoints
-from gpt_core.training.curves import Curves
+from gpt_core.training.curves import STEPS, Curves, read_steps
 from gpt_core.training.engine import Engine
-from gpt_core.training.loop import MicroBatch, StepFigures, train
+from gpt_core.training.estimate import training_flops_per_token
+from gpt_core.training.loop import MicroBatch, train
 from gpt_core.training.objective import LanguageObjective
+from gpt_core.training.prefetch import Prefetch
 from gpt_core.training.schedule import Schedule
 from gpt_core.training.tasks import IGNORED
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, read_identity, run_job
-from jobs.tracking import MetricSink, metric_logger
+from jobs.node_metrics import watch_node
+from jobs.pretrain_record import SKIPPED, Recorder
+from jobs.pretrain_sample import Sampler
+from jobs.tracking import metric_logger
 from jobs.zero import ZeroEngine, join_ranks
 
-SKIPPED = "skipped_steps"  # a series that stands in the curves where a step had no finite figures
+SAMPLES = "samples.json"
 LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
 
 
@@ -44,6 +50,7 @@ class Batches:
 
     samples: TrainingSamples
     validation: ValidationWindows
+    tokens_per_byte: float  # of the validation text
     rank: int
     world_size: int
     micro_batch: int
@@ -73,6 +80,7 @@ def make(job: Job) -> Outcome:
     tokenizer = Tokenizer.load(job.inputs["tokenizer"].file("tokenizer.json").parent)
     decoder = Decoder(DecoderConfig.from_recipe(recipe.model, tokenizer.vocab_size))
     decoder.init_weights(settings.seed)
+    sampler = Sampler.of_recipe(recipe, decoder, tokenizer)
     batches = _open_batches(job, tokenizer, rank=rank, world_size=world_size)
     engine = ZeroEngine(
         LanguageObjective(decoder, settings.precision),
@@ -90,13 +98,13 @@ def make(job: Job) -> Outcome:
         },
         keep=recipe.cluster.train.keep_checkpoints,
     )
-    curves = _train(job, engine, batches, checkpoints)
+    _train(job, engine, batches, checkpoints, config=decoder.config, sampler=sampler)
     weights = engine.weights()
     if rank:
         return Outcome([])
     trained = Decoder(decoder.config)  # a new one: ZeRO 3 has left the old one without weights
     trained.load_state_dict({name.removeprefix("model.decoder."): value for name, value in weights.items()})
-    return replace(_export(job, trained, tokenizer, curves, batches.samples), scratch=[checkpoints.folder])
+    return replace(_export(job, trained, tokenizer, batches), scratch=[checkpoints.folder])
 
 
 def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int) -> Batches:
@@ -113,9 +121,11 @@ def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int)
     samples.tell(recipe.pretrain_steps)
     if cache is not None and rank == 0:
         cache.warn_if_short(samples)
+    counts = shards.manifest.counts
     return Batches(
         samples=samples,
         validation=validation,
+        tokens_per_byte=counts["validation_tokens"] / counts["validation_bytes"],
         rank=rank,
         world_size=world_size,
         micro_batch=micro_batch_size(
@@ -131,86 +141,97 @@ def _micro_batch(inputs: np.ndarray, targets: np.ndarray) -> MicroBatch:
     return MicroBatch((torch.from_numpy(inputs.copy()), torch.from_numpy(targets.copy())))
 
 
-def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints) -> Curves:
-    """The engine's weights are trained to the end of the schedule; returns every figure on the way."""
-    settings, step_tokens = job.recipe.pretrain, job.recipe.step_tokens
+def _train(
+    job: Job,
+    engine: Engine,
+    batches: Batches,
+    checkpoints: Checkpoints,
+    *,
+    config: DecoderConfig,
+    sampler: Sampler | None,
+) -> None:
+    """The engine's weights are trained to the end of the schedule; steps.jsonl tells every figure on the way."""
+    settings = job.recipe.pretrain
     schedule = Schedule(
         shape=settings.schedule,
         peak=settings.learning_rate,
         final=settings.final_learning_rate,
-        warmup_steps=math.ceil(settings.warmup_tokens / step_tokens),
+        warmup_steps=math.ceil(settings.warmup_tokens / job.recipe.step_tokens),
         steps=job.recipe.pretrain_steps,
     )
     n_targets = lru_cache(maxsize=1)(batches.samples.n_targets)  # asked for by every micro-batch
-    done, state = checkpoints.load_newest(engine)
-    curves = Curves(state.get("curves"))  # type: ignore[arg-type]
-    with closing(metric_logger(job.recipe)) as sink:
+    done, _ = checkpoints.load_newest(engine)
+    with ExitStack() as stack:
+        sink = stack.enter_context(closing(metric_logger(job.recipe)))
+        stack.enter_context(watch_node(job.recipe))
+        prefetch = stack.enter_context(
+            Prefetch(partial(_fetch, batches, engine.device), first=done, stop=schedule.steps)
+        )
+        recorder = Recorder(
+            job,
+            engine,
+            sink,
+            done=done,
+            flops_per_token=training_flops_per_token(config, config.context_length),
+            waited=lambda: prefetch.waited_seconds,
+        )
+        stack.enter_context(closing(recorder))
         for figures in train(
             engine,
             schedule,
-            batches=batches.of_step,
+            batches=prefetch,
             weigh=lambda step, loss: (loss / n_targets(step), [loss]),
             seed=settings.seed,
             first_step=done,
         ):
             step = figures.step
-            report = partial(job.report, step * step_tokens, schedule.steps * step_tokens, "tokens")
-            _record(curves, sink, figures, step_tokens=step_tokens, n_targets=n_targets(step - 1), report=report)
+            recorder.step(figures, {"train_loss": figures.sums[0] / n_targets(step - 1)})
             if step % settings.validate_every_steps == 0 or step == schedule.steps:
-                values = _validate(engine, batches)
-                curves.add(step, values)
-                sink(step, values)
+                recorder.validation(step, _validate(engine, batches))
+                text = sampler.write(engine) if sampler is not None else None
+                if sampler is not None and text is not None:
+                    recorder.sample(step, sampler.prompt, text)
             if step % job.recipe.cluster.train.checkpoint_every_steps == 0 and step < schedule.steps:
-                checkpoints.save(engine, step, {"curves": curves.all()})
-    return curves
+                recorder.sync()
+                checkpoints.save(engine, step, {})
 
 
-def _record(
-    curves: Curves,
-    sink: MetricSink,
-    figures: StepFigures,
-    *,
-    step_tokens: int,
-    n_targets: int,
-    report: Callable[..., None],
-) -> None:
-    values = {"learning_rate": figures.learning_rate, "tokens_per_second": step_tokens / figures.seconds}
-    measures = {}
-    if figures.skipped:
-        curves.add(figures.step, {SKIPPED: 1})
-    else:
-        measures["loss"] = figures.sums[0] / n_targets
-        values |= {"train_loss": measures["loss"], "gradient_norm": figures.gradient_norm}
-    curves.add(figures.step, values)
-    sink(figures.step, values)
-    report(**measures)
+def _fetch(batches: Batches, device: torch.device, step: int) -> list[MicroBatch]:
+    """This rank's micro-batches of `step`; for a GPU in pinned memory, so that their copy goes on beside its work."""
+    found = list(batches.of_step(step))
+    if device.type != "cuda":
+        return found
+    return [MicroBatch(tuple(tensor.pin_memory() for tensor in batch.inputs)) for batch in found]
 
 
 def _validate(engine: Engine, batches: Batches) -> dict[str, float]:
-    """Nats per token over the validation windows, on every rank."""
+    """Nats per token over the validation windows and bits per byte of their text, on every rank."""
     nats = tokens = 0.0
     for batch in batches.of_validation():
         nats += float(engine.predict(*batch.inputs))
         tokens += float((batch.inputs[1] != IGNORED).sum())
     nats, tokens = engine.sum_over_ranks([nats, tokens])
-    return {"validation_loss": nats / tokens}
+    loss = nats / tokens
+    return {"validation_loss": loss, "validation_bits_per_byte": loss / math.log(2) * batches.tokens_per_byte}
 
 
-def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, samples: TrainingSamples) -> Outcome:
-    """The trained decoder in Hugging Face layout, with its tokenizer and its curves."""
+def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, batches: Batches) -> Outcome:
+    """The trained decoder in Hugging Face layout, with its tokenizer, its curves and what it wrote on the way."""
+    samples, steps_file = batches.samples, job.output / STEPS
     model = job.output / "model"
     model.mkdir()
     save_language_model(decoder, model, end_of_text_id=tokenizer.end_of_text_id)
     source = job.inputs["tokenizer"].root
     copy_tokenizer(source, model, model_max_length=decoder.config.context_length)
+    curves = Curves.read(steps_file)
     write_json(job.output / "curves.json", curves.thinned())
     steps = int(curves.series["learning_rate"][-1][0])
     T = samples.context_length  # noqa: N806
     by_source = samples.count_sequences(steps * samples.batch_sequences) if job.recipe.pretrain.mixture else {}
-    counts = job.inputs["shards"].manifest.counts
-    loss = curves.last("validation_loss")
+    written = [{"step": entry.step, **entry.sample} for entry in read_steps(steps_file) if entry.sample is not None]
+    write_atomically(job.output / SAMPLES, json.dumps(written, indent=1, ensure_ascii=False) + "\n")
     return Outcome(
-        paths=[model, job.output / "curves.json"],
+        paths=[model, job.output / "curves.json", job.output / SAMPLES, steps_file],
         counts={
             "parameters": decoder.config.n_parameters,
             "steps": steps,
@@ -221,8 +242,8 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, sa
         },
         figures={
             "train_loss": curves.mean_of_last("train_loss", LOSS_STEPS),
-            "validation_loss": loss,
-            "validation_bits_per_byte": loss / math.log(2) * counts["validation_tokens"] / counts["validation_bytes"],
+            "validation_loss": curves.last("validation_loss"),
+            "validation_bits_per_byte": curves.last("validation_bits_per_byte"),
             "tokens_per_second": curves.mean_of_last("tokens_per_second", steps),
             **({"padding": samples.padding} if job.recipe.pretrain.packing == "best_fit" else {}),
         },
@@ -231,4 +252,4 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, sa
 
 
 if __name__ == "__main__":
-    run_job("pretrain", make, keeps=("checkpoints",))
+    run_job("pretrain", make, keeps=("checkpoints", STEPS))

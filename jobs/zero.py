@@ -7,8 +7,10 @@ torch's, and DeepSpeed's shared-memory collectives, a three-minute build, are sw
 import logging
 import math
 import os
+import resource
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ os.environ.setdefault("DS_LOG_LEVEL", "warning")
 
 import deepspeed
 import deepspeed.ops
+from deepspeed.runtime.zero import unwrap_model_for_generation
 
 STATE = "gptmill"  # the key of our state among DeepSpeed's own
 
@@ -38,7 +41,7 @@ def join_ranks(train: TrainCluster) -> tuple[int, int]:
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(train.threads_per_process or max(1, (os.cpu_count() or 1) // local_world))
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning, message=r".*all_gather_into_tensor")  # DeepSpeed's call
+    warnings.filterwarnings("ignore", category=FutureWarning, message=r".*torch\.distributed\.\w+_tensor")  # DeepSpeed
     _switch_off_compiled_collectives()
     cuda = torch.cuda.is_available()
     if cuda:
@@ -109,6 +112,19 @@ class ZeroEngine:
             if self.rank:
                 return {}
             return {name: value.detach().float().cpu().clone() for name, value in module.state_dict().items()}
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        if self._stage < 3:
+            yield
+            return
+        with unwrap_model_for_generation(self._engine):  # takes off the hooks that share the weights out again
+            yield
+
+    def memory_bytes(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def save(self, folder: Path, state: dict[str, Json]) -> None:
         self._engine.save_checkpoint(str(folder), tag="zero", client_state={STATE: state}, save_latest=False)

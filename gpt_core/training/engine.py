@@ -6,6 +6,7 @@ batch is cut.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +45,15 @@ class Engine(Protocol):
 
     def weights(self) -> dict[str, Tensor]:
         """All weights of the model in fp32 on the CPU, gathered, on rank 0; elsewhere empty. Every rank must call."""
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Inside, every rank's module has all its weights and runs by itself, without gradients. Every rank must enter.
+
+        Where ranks share out the weights, each needs the memory of all of them.
+        """
+
+    def memory_bytes(self) -> int:
+        """The most memory that this rank has taken: of its GPU, or of the host where it has none."""
 
     def save(self, folder: Path, state: dict[str, Json]) -> None:
         """The folder holds all that `load` needs, and `state`. Every rank must call."""
