@@ -105,9 +105,13 @@ class ByteBar:
 
 
 def describe_progress(done: float, total: float | None, unit: str, *, rate: float, measures: dict[str, float]) -> str:
-    """`1,024 of 4,096 tokens, 310 tokens/s, loss 3.2`."""
+    """`1,024 of 4,096 tokens, 310 tokens/s, loss 3.2`. `mfu` is a share, `seconds_left` is no measure."""
     parts = [f"{done:,.0f} of {total:,.0f} {unit}" if total else f"{done:,.0f} {unit}"]
     if rate > 0:
         parts.append(f"{rate:,.0f} {unit}/s")
-    parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in measures.items()]
+    for name, value in measures.items():
+        if name == "mfu":
+            parts.append(f"MFU {value:.1%}")
+        elif name != "seconds_left":
+            parts.append(f"{name.replace('_', ' ')} {value:.4g}")
     return ", ".join(parts)

@@ -13,7 +13,8 @@ class Prefetch(Generic[Batch]):
     """`prefetch(step)` is `make(step)`, which was begun when the step before was asked for, `make(first)` at once.
 
     `make` runs on one thread, in the order of the steps, for steps below `stop` alone and never more than one ahead;
-    what it raises is raised where its step is asked for. `waited_seconds` adds up how long the caller stood still. Use it as a context.
+    what it raises is raised where its step is asked for. `waited_seconds` adds up how long the caller stood still. Use
+    it as a context.
     """
 
     def __init__(self, make: Callable[[int], Batch], *, first: int, stop: int) -> None:
