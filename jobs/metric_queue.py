@@ -63,7 +63,7 @@ class MetricQueue:
         first_pause_seconds: float = FIRST_PAUSE_SECONDS,
         close_seconds: float = CLOSE_SECONDS,
     ) -> None:
-        self.lost_points = 0
+        self.unsent_points = 0
         self._send = send
         self._points: queue.Queue[Item] = queue.Queue(capacity_points)
         self._first_pause_seconds = first_pause_seconds
@@ -95,7 +95,7 @@ class MetricQueue:
             self._points.put_nowait(item)
             self._accepted += 1
         except queue.Full:
-            self._lose(1, "the server is too slow or away, and the queue is full")
+            self._leave_out(1, "the server is too slow or away, and the queue is full")
 
     def close(self) -> None:
         """What could be sent is sent; waits `close_seconds` and one request at most. Later calls do nothing."""
@@ -105,10 +105,10 @@ class MetricQueue:
         self._closing.set()
         atexit.unregister(self.close)
         self._thread.join(self._close_seconds + 1.0)
-        lost = self.lost_points + (self._accepted - self._settled)  # the rest hangs in a request
-        if lost:
+        unsent = self.unsent_points + (self._accepted - self._settled)  # the rest hangs in a request
+        if unsent:
             logger.warning(
-                "MLflow: %d points of the metrics were not sent; the runner sends them when the stage ends", lost
+                "MLflow: %d points of the metrics were not sent; the runner sends them when the stage ends", unsent
             )
 
     def _work(self) -> None:
@@ -129,16 +129,16 @@ class MetricQueue:
         return batch
 
     def _deliver(self, batch: list[Item]) -> None:
-        """`batch` is sent, or counted as lost: refused, or still failing when the time for closing is over."""
+        """`batch` is sent, or counted as unsent: refused, or still failing when the time for closing is over."""
         pause = self._first_pause_seconds
         while True:
             try:
                 return self._send(batch)
             except RefusedError as error:
-                return self._lose(len(batch), str(error))
+                return self._leave_out(len(batch), str(error))
             except Exception as error:  # whatever a client raises while its server is away
                 if time.monotonic() + pause > self._deadline:
-                    return self._lose(len(batch), reason_of(error))
+                    return self._leave_out(len(batch), reason_of(error))
                 if not self._warned:
                     logger.warning("MLflow: metrics cannot be sent, trying on: %s", reason_of(error))
                     self._warned = True
@@ -148,10 +148,10 @@ class MetricQueue:
             else:
                 pause = min(2 * pause, LAST_PAUSE_SECONDS)
 
-    def _lose(self, n_points: int, why: str) -> None:
-        if not self.lost_points:
+    def _leave_out(self, n_points: int, why: str) -> None:
+        if not self.unsent_points:
             logger.warning("MLflow: metrics are being left out: %s", why)
-        self.lost_points += n_points
+        self.unsent_points += n_points
 
 
 def reason_of(error: Exception) -> str:

@@ -16,12 +16,12 @@ from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import parse_recipe
 from jobs import tracking
+from jobs.pipeline_run import open_pipeline_run
 from jobs.run_records import datasets_of, flatten_parameters, metrics_of
 from jobs.tracking import (
     RUN_ID,
     check_tracking,
     metric_logger,
-    open_pipeline_run,
     page_command,
     register_classifier,
     tracking_uri,
@@ -367,7 +367,7 @@ def test_points_for_a_run_that_does_not_exist_are_dropped_with_a_warning_not_tri
     log = metric_logger(recipe_in(store_of_module))
     log(0, {"train_loss": 1.0})
     log.close()
-    assert "1 points of the metrics were lost" in caplog.text
+    assert "1 points of the metrics were not sent" in caplog.text
 
 
 @pytest.mark.mlflow
