@@ -23,7 +23,7 @@ def pretrain_section(evidence: Evidence) -> Section:
         _lines("Loss", losses, y_label="nats per token", caption=_last_losses(evidence)),
         _lines("Learning rate", _one(curves.learning_rate), from_zero=True),
         _lines("Gradient norm", _one(curves.gradient_norm), y_label="before clipping", from_zero=True, limit=limit),
-        _lines("Validation", _one(curves.validation_bits_per_byte, dotted=True), y_label="bits per byte"),
+        _lines("Bits per byte", _one(curves.validation_bits_per_byte, dotted=True), y_label="of validation text"),
         _lines("Throughput", _one(curves.tokens_per_second), y_label="tokens per second", from_zero=True),
         _lines("Model FLOP utilization", _one(curves.mfu), y_label="of the peak", from_zero=True, share=True),
         _lines("Memory", _gigabytes(curves.memory_bytes), y_label="GB, of the fullest rank", from_zero=True),
@@ -62,11 +62,11 @@ def _written(evidence: Evidence) -> Iterator[Block]:
     last = len(samples) - 1
     chosen = sorted({round(last * part / (MOST_SAMPLES - 1)) for part in range(MOST_SAMPLES)}) if samples else []
     excerpts = [
-        Excerpt(samples[number].prompt, f"step {units.count(samples[number].step or 0)}", samples[number].text)
-        for number in chosen
+        Excerpt(f"step {units.count(sample.step or 0)}", "", sample.prompt + sample.text)
+        for sample in (samples[number] for number in chosen)
     ]
     if excerpts:
-        yield Details("What it wrote on the way", [Excerpts(excerpts, voice="sample")])
+        yield Details("What it wrote on the way", [Excerpts(excerpts)])
 
 
 def _runs(ours: Curve, theirs: Curve, *, dotted: bool = False) -> list[Series]:

@@ -56,10 +56,15 @@ def plain_steps() -> tuple[list[float], dict[str, Tensor]]:
 def run_stage(stage: int) -> dict[str, object]:
     from jobs.zero import ZeroEngine
 
-    engine = ZeroEngine(SquaredError(), SETTINGS, TrainCluster(zero_stage=stage), micro_batch=MICRO_BATCH)
+    model = SquaredError()
+    engine = ZeroEngine(model, SETTINGS, TrainCluster(zero_stage=stage), micro_batch=MICRO_BATCH)
     share = BATCH // engine.world_size
-    norms, weights = [], []
+    norms, weights, gathered = [], [], []
     for step in range(4):
+        with engine.gathered():
+            if engine.rank == 0:  # alone, in the middle of the training
+                with torch.no_grad():
+                    gathered.append(float(model(*batch_of(0))))
         x, y = (part[engine.rank * share :][:share] for part in batch_of(step))
         for start in range(0, share, MICRO_BATCH):
             rows = slice(start, start + MICRO_BATCH)
@@ -69,6 +74,8 @@ def run_stage(stage: int) -> dict[str, object]:
     if engine.rank:
         return {}
     return {
+        "gathered": gathered,
+        "memory_bytes": engine.memory_bytes(),
         "norms": [norm if math.isfinite(norm) else None for norm in norms],
         "unmoved": all(torch.equal(weights[1][name], weights[2][name]) for name in weights[1]),
         "weights": {name: value.tolist() for name, value in weights[3].items()},
@@ -94,6 +101,23 @@ def test_steps_are_those_of_plain_torch_on_the_whole_batch(stage: int, told: dic
     assert [norm for norm in seen["norms"] if norm is not None] == pytest.approx(norms, rel=1e-5)
     for name, value in weights.items():
         torch.testing.assert_close(torch.tensor(seen["weights"][name]), value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("stage", STAGES)
+def test_gathered_the_module_of_rank_0_is_whole_and_runs_by_itself(
+    stage: int, told: dict[str, dict[str, list[float]]]
+) -> None:
+    first, second, third, fourth = told[str(stage)]["gathered"]
+    assert first == pytest.approx(float(SquaredError()(*batch_of(0))), rel=1e-5)
+    assert second != first
+    assert fourth == third  # behind the step that was skipped
+    assert second != third
+
+
+@pytest.mark.train
+def test_memory_is_told_in_bytes(told: dict[str, dict[str, float]]) -> None:
+    assert 50e6 < told["2"]["memory_bytes"] < 50e9  # a process with torch loaded
 
 
 @pytest.mark.train
