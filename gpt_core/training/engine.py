@@ -47,9 +47,10 @@ class Engine(Protocol):
         """All weights of the model in fp32 on the CPU, gathered, on rank 0; elsewhere empty. Every rank must call."""
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Inside, every rank's module has all its weights and runs by itself, without gradients. Every rank must enter.
+        """Inside, the parts of the module have all their weights and run on any rank by themselves, without gradients.
 
-        Where ranks share out the weights, each needs the memory of all of them.
+        Not the module itself, whose passes are the engine's. Every rank must enter. Where ranks share out the weights,
+        each needs the memory of all of them.
         """
 
     def memory_bytes(self) -> int:

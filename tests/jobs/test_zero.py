@@ -64,7 +64,7 @@ def run_stage(stage: int) -> dict[str, object]:
         with engine.gathered():
             if engine.rank == 0:  # alone, in the middle of the training
                 with torch.no_grad():
-                    gathered.append(float(model(*batch_of(0))))
+                    gathered.append(float(model.layers(batch_of(0)[0]).sum()))
         x, y = (part[engine.rank * share :][:share] for part in batch_of(step))
         for start in range(0, share, MICRO_BATCH):
             rows = slice(start, start + MICRO_BATCH)
@@ -105,11 +105,11 @@ def test_steps_are_those_of_plain_torch_on_the_whole_batch(stage: int, told: dic
 
 @pytest.mark.train
 @pytest.mark.parametrize("stage", STAGES)
-def test_gathered_the_module_of_rank_0_is_whole_and_runs_by_itself(
+def test_gathered_the_parts_of_the_module_are_whole_and_run_on_rank_0_alone(
     stage: int, told: dict[str, dict[str, list[float]]]
 ) -> None:
     first, second, third, fourth = told[str(stage)]["gathered"]
-    assert first == pytest.approx(float(SquaredError()(*batch_of(0))), rel=1e-5)
+    assert first == pytest.approx(float(SquaredError().layers(batch_of(0)[0]).sum().detach()), rel=1e-5)
     assert second != first
     assert fourth == third  # behind the step that was skipped
     assert second != third
