@@ -37,10 +37,18 @@ class Sampler:
     def write(self, engine: Engine) -> str | None:
         """The text behind the prompt, on rank 0; None elsewhere. Every rank must call.
 
-        No weight moves, and the numbers drawn are the sampler's own: the training goes on as if nothing had been.
+        No weight moves, and the numbers drawn are the sampler's own: the training goes on as if nothing had been. Where
+        ranks share out the weights, rank 0 samples on its CPU from a copy, as at the end of the training: to gather
+        them on a GPU would take the memory that they were shared out to save.
         """
-        with engine.gathered():
-            if engine.rank:
-                return None
-            (sample,) = write_samples(self.decoder, self.tokenizer, self.settings, self.prompts)
+        decoder = self.decoder
+        if not engine.whole:
+            weights = engine.weights()
+            if engine.rank == 0:
+                decoder = Decoder(self.decoder.config)
+                ours = {name.removeprefix("model.decoder."): value for name, value in weights.items()}
+                decoder.load_state_dict(ours, assign=True)
+        if engine.rank:
+            return None
+        (sample,) = write_samples(decoder, self.tokenizer, self.settings, self.prompts)
         return sample["text"]

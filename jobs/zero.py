@@ -9,8 +9,7 @@ import math
 import os
 import resource
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ os.environ.setdefault("DS_LOG_LEVEL", "warning")
 
 import deepspeed
 import deepspeed.ops
-from deepspeed.runtime.zero import unwrap_model_for_generation
 
 STATE = "gptmill"  # the key of our state among DeepSpeed's own
 
@@ -62,6 +60,7 @@ class ZeroEngine:
         )
         self.device = torch.device(self._engine.device)
         self._stage = train.zero_stage
+        self.whole = train.zero_stage < 3
 
     def forward(self, *inputs: Tensor) -> Any:
         self._engine.train()
@@ -112,14 +111,6 @@ class ZeroEngine:
             if self.rank:
                 return {}
             return {name: value.detach().float().cpu().clone() for name, value in module.state_dict().items()}
-
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        if self._stage < 3:
-            yield
-            return
-        with unwrap_model_for_generation(self._engine):  # takes off the hooks that share the weights out again
-            yield
 
     def memory_bytes(self) -> int:
         if self.device.type == "cuda":

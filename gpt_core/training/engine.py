@@ -6,7 +6,6 @@ batch is cut.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +20,7 @@ class Engine(Protocol):
     rank: int
     world_size: int
     device: device
+    whole: bool  # the module has all its weights on every rank, and may be used between steps
 
     def forward(self, *inputs: Tensor) -> Any:
         """The objective's output, with gradients."""
@@ -45,13 +45,6 @@ class Engine(Protocol):
 
     def weights(self) -> dict[str, Tensor]:
         """All weights of the model in fp32 on the CPU, gathered, on rank 0; elsewhere empty. Every rank must call."""
-
-    def gathered(self) -> AbstractContextManager[None]:
-        """Inside, the parts of the module have all their weights and run on any rank by themselves, without gradients.
-
-        Not the module itself, whose passes are the engine's. Every rank must enter. Where ranks share out the weights,
-        each needs the memory of all of them.
-        """
 
     def memory_bytes(self) -> int:
         """The most memory that this rank has taken: of its GPU, or of the host where it has none."""

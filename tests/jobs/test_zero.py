@@ -56,15 +56,10 @@ def plain_steps() -> tuple[list[float], dict[str, Tensor]]:
 def run_stage(stage: int) -> dict[str, object]:
     from jobs.zero import ZeroEngine
 
-    model = SquaredError()
-    engine = ZeroEngine(model, SETTINGS, TrainCluster(zero_stage=stage), micro_batch=MICRO_BATCH)
+    engine = ZeroEngine(SquaredError(), SETTINGS, TrainCluster(zero_stage=stage), micro_batch=MICRO_BATCH)
     share = BATCH // engine.world_size
-    norms, weights, gathered = [], [], []
+    norms, weights = [], []
     for step in range(4):
-        with engine.gathered():
-            if engine.rank == 0:  # alone, in the middle of the training
-                with torch.no_grad():
-                    gathered.append(float(model.layers(batch_of(0)[0]).sum()))
         x, y = (part[engine.rank * share :][:share] for part in batch_of(step))
         for start in range(0, share, MICRO_BATCH):
             rows = slice(start, start + MICRO_BATCH)
@@ -74,7 +69,6 @@ def run_stage(stage: int) -> dict[str, object]:
     if engine.rank:
         return {}
     return {
-        "gathered": gathered,
         "memory_bytes": engine.memory_bytes(),
         "norms": [norm if math.isfinite(norm) else None for norm in norms],
         "unmoved": all(torch.equal(weights[1][name], weights[2][name]) for name in weights[1]),
@@ -101,18 +95,6 @@ def test_steps_are_those_of_plain_torch_on_the_whole_batch(stage: int, told: dic
     assert [norm for norm in seen["norms"] if norm is not None] == pytest.approx(norms, rel=1e-5)
     for name, value in weights.items():
         torch.testing.assert_close(torch.tensor(seen["weights"][name]), value, atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.train
-@pytest.mark.parametrize("stage", STAGES)
-def test_gathered_the_parts_of_the_module_are_whole_and_run_on_rank_0_alone(
-    stage: int, told: dict[str, dict[str, list[float]]]
-) -> None:
-    first, second, third, fourth = told[str(stage)]["gathered"]
-    assert first == pytest.approx(float(SquaredError().layers(batch_of(0)[0]).sum().detach()), rel=1e-5)
-    assert second != first
-    assert fourth == third  # behind the step that was skipped
-    assert second != third
 
 
 @pytest.mark.train
