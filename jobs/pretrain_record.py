@@ -74,6 +74,11 @@ class Recorder:
         self._sink.tag("gptmill.mfu", formula)
         return total
 
+    @property
+    def validation_loss(self) -> float | None:
+        """The last one, of this attempt or on rank 0 of the ones before; None before the first validation."""
+        return self._shown.get("validation_loss")
+
     def step(self, figures: StepFigures, losses: Mapping[str, float]) -> None:
         """A step is done. `losses` has its means by name, `train_loss` among them; a skipped step's do not count."""
         step = figures.step

@@ -145,9 +145,12 @@ def test_a_resumed_run_counts_on_and_tells_a_new_run_the_steps_before(
     first = Bench(tmp_path, monkeypatch)
     for step in (1, 2, 3):
         first.step(step, skipped=step == 2)
+        if step == 2:
+            first.recorder.validation(2, {"validation_loss": 3.5})
     first.recorder.close()
     resumed = Bench(tmp_path, monkeypatch, done=2)
+    assert resumed.recorder.validation_loss == 3.5
     assert resumed.told() == {key: value for key, value in first.told().items() if key[0] <= 2}
     resumed.step(3, skipped=True)
     assert resumed.told()[3, "skipped_steps"] == 2
-    assert [entry.step for entry in read_steps(tmp_path / STEPS)] == [1, 2, 3]
+    assert [entry.step for entry in read_steps(tmp_path / STEPS)] == [1, 2, 2, 3]
