@@ -160,14 +160,18 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
     write_atomically(root / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """`path` holds `text`, or what it held before; never a part. Durable on return."""
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """`path` holds `text`, or what it held before; never a part. Durable on return, unless that is not wanted.
+
+    Durable takes some 10 ms of a disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
-        os.fsync(stream.fileno())
+        if durable:
+            os.fsync(stream.fileno())
     draft.replace(path)
 
 

@@ -40,6 +40,7 @@ from gpt_core.training.tasks import (
 )
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, run_job
+from jobs.node_metrics import watch_node
 from jobs.tracking import MetricSink, metric_logger, register_classifier
 from jobs.zero import ZeroEngine, join_ranks
 
@@ -99,7 +100,7 @@ def make(job: Job) -> Outcome:
     splits = _read_splits(job, settings, pretrained, rank=rank, world_size=world_size)
     starts = ["pretrained", "scratch"] if settings.from_scratch_baseline else ["pretrained"]
     curves = {start: Curves() for start in starts}
-    with closing(metric_logger(job.recipe)) as sink:
+    with closing(metric_logger(job.recipe)) as sink, watch_node(job.recipe):
         for index, start in enumerate(starts):
             report = partial(_report, job, sink, start=start, runs_done=index, runs=len(starts), splits=splits)
             model = _make_classifier(pretrained, splits, from_scratch=start == "scratch")

@@ -37,6 +37,7 @@ from gpt_core.artifact import (
     list_files,
     open_artifact,
     utc_now,
+    write_atomically,
     write_json,
     write_manifest,
 )
@@ -85,7 +86,7 @@ class Job:
             return
         self._reported = now
         state: dict[str, Json] = {"done": done, "total": total, "unit": unit, "measures": dict(measures)}
-        write_json(self.output / PROGRESS, state)
+        write_atomically(self.output / PROGRESS, json.dumps(state, allow_nan=False) + "\n", durable=False)
 
 
 def run_job(

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -15,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 
 import gpt_core
@@ -26,7 +28,28 @@ from jobs.run_records import MAX_METRICS_A_BATCH, MAX_PARAMS_A_BATCH, DatasetRec
 HOPELESS = frozenset(  # answers that another try would not change
     {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 )
+SYSTEM = "system/"  # before the names of a machine's figures
 CHATTY = ("alembic", "mlflow.store.db.utils")  # a new database tells of each of its migrations
+
+
+class NodeMonitor:
+    """CPU, memory, disk, network and GPUs of this machine, as MLflow measures, names and shows them."""
+
+    def __init__(self, uri: str, *, node: str | None) -> None:
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+        self._prefix = f"{SYSTEM}{node}/" if node else SYSTEM
+        # It could send, too, but ends for good where a server does not answer: here it never starts.
+        self._monitor: Any = SystemMetricsMonitor("", tracking_uri=uri)  # type: ignore[no-untyped-call]
+        self.seconds = float(self._monitor.sampling_interval)
+        self.read()  # the first share of the CPU is of no time at all
+
+    def read(self) -> dict[str, float]:
+        """The figures since the last reading, by MLflow's names."""
+        self._monitor.collect_metrics()
+        figures = self._monitor.aggregate_metrics()
+        for part in self._monitor.monitors:
+            part.clear_metrics()
+        return {self._prefix + name: float(value) for name, value in figures.items()}
 
 
 class Store:
@@ -112,6 +135,27 @@ class Store:
             if error.error_code in HOPELESS:
                 raise RefusedError(reason_of(error)) from error
             raise
+
+    def log_missing(self, run_id: str, points: Sequence[Point]) -> None:
+        """The run has the points; a metric that has a value at a point's step keeps it. Raises as log_points."""
+        steps = {key: self._steps_of(run_id, key) for key in {point.key for point in points}}
+        self.log_points(run_id, [point for point in points if point.step not in steps[point.key]])
+
+    def last_step(self, run_id: str) -> int:
+        """The last step of any metric of the run's training; -1 for a run without."""
+        keys = [key for key in self.client.get_run(run_id).data.metrics if not key.startswith(SYSTEM)]
+        return max((step for key in keys for step in self._steps_of(run_id, key)), default=-1)
+
+    def _steps_of(self, run_id: str, key: str) -> set[int]:
+        return {metric.step for metric in self.client.get_metric_history(run_id, key)}
+
+    def start_ms(self, run_id: str) -> int:
+        """When the run began, in Unix milliseconds."""
+        return int(self.client.get_run(run_id).info.start_time)
+
+    def log_text(self, run_id: str, text: str, path: str) -> None:
+        """The run has the text among its artifacts, as the file `path`."""
+        self.client.log_text(run_id, text, path)
 
     def log_datasets(self, run_id: str, records: Sequence[DatasetRecord]) -> None:
         """The run has the records as inputs. A digest holds 36 characters, so a tag holds the whole SHA-256."""

@@ -7,40 +7,46 @@ samples in the same order; on as many ranks it ends with the same weights. SIGTE
 save behind the same step and exit 75.
 """
 
+import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
 import torch
 
-from gpt_core.artifact import write_json
+from gpt_core.artifact import write_atomically, write_json
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import PreemptedError
 from gpt_core.fingerprint import fingerprint
+from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_language_model
 from gpt_core.model.start import start_decoder
 from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
 from gpt_core.training.checkpoint import Checkpoints
-from gpt_core.training.curves import Curves
+from gpt_core.training.curves import STEPS, Curves, read_steps
 from gpt_core.training.engine import Engine
+from gpt_core.training.estimate import training_flops_per_token
 from gpt_core.training.guard import Guard
-from gpt_core.training.loop import MicroBatch, StepFigures, train
+from gpt_core.training.loop import MicroBatch, train
 from gpt_core.training.objective import LanguageObjective
+from gpt_core.training.prefetch import Prefetch
 from gpt_core.training.schedule import Schedule
 from gpt_core.training.tasks import IGNORED
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, read_identity, run_job
+from jobs.node_metrics import watch_node
 from jobs.preemption import note_sigterm
-from jobs.tracking import MetricSink, metric_logger
+from jobs.pretrain_record import SKIPPED, Recorder
+from jobs.pretrain_sample import Sampler
+from jobs.tracking import metric_logger
 from jobs.zero import ZeroEngine, join_ranks
 
-VALIDATION_LOSS = "validation_loss"
-SKIPPED = "skipped_steps"  # a series that stands in the curves where the guard refused a step
+SAMPLES = "samples.json"
 LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
 
 
@@ -50,6 +56,7 @@ class Batches:
 
     samples: TrainingSamples
     validation: ValidationWindows
+    tokens_per_byte: float  # of the validation text
     rank: int
     world_size: int
     micro_batch: int
@@ -84,6 +91,7 @@ def make(job: Job) -> Outcome:
         recipe.model, vocab_size=tokenizer.vocab_size, init_from=settings.init_from, seed=settings.seed
     )
     decoder.activation_checkpointing = recipe.cluster.train.activation_checkpointing
+    sampler = Sampler.of_recipe(recipe, decoder, tokenizer)
     batches = _open_batches(job, tokenizer, rank=rank, world_size=world_size)
     engine = ZeroEngine(
         LanguageObjective(decoder, settings.precision, z_loss=settings.z_loss),
@@ -96,13 +104,13 @@ def make(job: Job) -> Outcome:
         identity=fingerprint(read_identity(job.output)),
         settings=recipe.cluster.train,
     )
-    curves = _train(job, engine, batches, checkpoints)
+    _train(job, engine, batches, checkpoints, config=decoder.config, sampler=sampler)
     weights = engine.weights()
     if rank:
         return Outcome([])
     trained = Decoder(decoder.config)  # a new one: ZeRO 3 has left the old one without weights
     trained.load_state_dict({name.removeprefix("model.decoder."): value for name, value in weights.items()})
-    return replace(_export(job, trained, tokenizer, curves, batches.samples), scratch=checkpoints.scratch())
+    return replace(_export(job, trained, tokenizer, batches), scratch=checkpoints.scratch())
 
 
 def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int) -> Batches:
@@ -119,9 +127,11 @@ def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int)
     samples.tell(recipe.pretrain_steps)
     if cache is not None and rank == 0:
         cache.warn_if_short(samples)
+    counts = shards.manifest.counts
     return Batches(
         samples=samples,
         validation=validation,
+        tokens_per_byte=counts["validation_tokens"] / counts["validation_bytes"],
         rank=rank,
         world_size=world_size,
         micro_batch=micro_batch_size(
@@ -138,19 +148,41 @@ def _micro_batch(*inputs: np.ndarray) -> MicroBatch:
     return MicroBatch(tuple(torch.from_numpy(array.astype(np.int64, order="C")) for array in inputs))
 
 
-def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints) -> Curves:
-    """The engine's weights are trained to the end of the schedule; returns every figure on the way."""
-    settings, step_tokens = job.recipe.pretrain, job.recipe.step_tokens
+def _train(
+    job: Job,
+    engine: Engine,
+    batches: Batches,
+    checkpoints: Checkpoints,
+    *,
+    config: DecoderConfig,
+    sampler: Sampler | None,
+) -> None:
+    """The engine's weights are trained to the end of the schedule; steps.jsonl tells every figure on the way."""
+    settings = job.recipe.pretrain
     schedule = Schedule.of_pretraining(job.recipe)
     n_targets = lru_cache(maxsize=1)(batches.samples.n_targets)  # asked for by every micro-batch
     done, state = checkpoints.load_newest(engine)
-    curves = Curves(state.get("curves"))  # type: ignore[arg-type]
     guard = Guard.of_settings(settings, state.get("guard"))
-    with closing(metric_logger(job.recipe)) as sink, note_sigterm() as stop_requested:
+    with ExitStack() as stack:
+        stop_requested = stack.enter_context(note_sigterm())
+        sink = stack.enter_context(closing(metric_logger(job.recipe)))
+        stack.enter_context(watch_node(job.recipe))
+        prefetch = stack.enter_context(
+            Prefetch(partial(_fetch, batches, engine.device), first=done, stop=schedule.steps)
+        )
+        recorder = Recorder(
+            job,
+            engine,
+            sink,
+            done=done,
+            flops_per_token=training_flops_per_token(config, config.context_length),
+            waited=lambda: prefetch.waited_seconds,
+        )
+        stack.enter_context(closing(recorder))
         for figures in train(
             engine,
             schedule,
-            batches=batches.of_step,
+            batches=prefetch,
             weigh=lambda step, losses: ((losses[0] + settings.z_loss * losses[1]) / n_targets(step), losses[:1]),
             guard=guard,
             seed=settings.seed,
@@ -158,17 +190,17 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
             signals=lambda: (stop_requested(), checkpoints.written),
         ):
             step = figures.step
-            report = partial(job.report, step * step_tokens, schedule.steps * step_tokens, "tokens")
-            _record(curves, sink, figures, step_tokens=step_tokens, n_targets=n_targets(step - 1), report=report)
+            recorder.step(figures, {"train_loss": figures.sums[0] / n_targets(step - 1)})
             if step % settings.validate_every_steps == 0 or step == schedule.steps:
-                values = _validate(engine, batches)
-                curves.add(step, values)
-                sink(step, values)
+                recorder.validation(step, _validate(engine, batches))
+                text = sampler.write(engine) if sampler is not None else None
+                if sampler is not None and text is not None:
+                    recorder.sample(step, sampler.prompt, text)
             stopped, written = figures.signals
             due = step % job.recipe.cluster.train.checkpoint_every_steps == 0 and step < schedule.steps
             if due or stopped:
-                newest = curves.newest(VALIDATION_LOSS)
-                checkpoints.save(engine, step, {"curves": curves.all(), "guard": guard.state()}, validation_loss=newest)
+                recorder.sync()
+                checkpoints.save(engine, step, {"guard": guard.state()}, validation_loss=recorder.validation_loss)
             elif written == engine.world_size:
                 checkpoints.complete(engine)
             if stopped:
@@ -176,55 +208,44 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
                 where = f"behind step {step} of {schedule.steps}"
                 raise PreemptedError(f"SIGTERM stopped it {where}; {checkpoints.way_on()}")
     checkpoints.complete(engine)
-    return curves
 
 
-def _record(
-    curves: Curves,
-    sink: MetricSink,
-    figures: StepFigures,
-    *,
-    step_tokens: int,
-    n_targets: int,
-    report: Callable[..., None],
-) -> None:
-    values = {"learning_rate": figures.learning_rate, "tokens_per_second": step_tokens / figures.seconds}
-    measures = {}
-    if figures.skipped:
-        curves.add(figures.step, {SKIPPED: 1})
-    else:
-        measures["loss"] = figures.sums[0] / n_targets
-        values |= {"train_loss": measures["loss"], "gradient_norm": figures.gradient_norm}
-    curves.add(figures.step, values)
-    sink(figures.step, values)
-    report(**measures)
+def _fetch(batches: Batches, device: torch.device, step: int) -> list[MicroBatch]:
+    """This rank's micro-batches of `step`; for a GPU in pinned memory, so that their copy goes on beside its work."""
+    found = list(batches.of_step(step))
+    if device.type != "cuda":
+        return found
+    return [MicroBatch(tuple(tensor.pin_memory() for tensor in batch.inputs)) for batch in found]
 
 
 def _validate(engine: Engine, batches: Batches) -> dict[str, float]:
-    """Nats per token over the validation windows, on every rank."""
+    """Nats per token over the validation windows and bits per byte of their text, on every rank."""
     nats = tokens = 0.0
     for batch in batches.of_validation():
         nats += float(engine.predict(*batch.inputs)[0])
         tokens += float((batch.inputs[1] != IGNORED).sum())
     nats, tokens = engine.sum_over_ranks([nats, tokens])
-    return {VALIDATION_LOSS: nats / tokens}
+    loss = nats / tokens
+    return {"validation_loss": loss, "validation_bits_per_byte": loss / math.log(2) * batches.tokens_per_byte}
 
 
-def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, samples: TrainingSamples) -> Outcome:
-    """The trained decoder in Hugging Face layout, with its tokenizer and its curves."""
+def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, batches: Batches) -> Outcome:
+    """The trained decoder in Hugging Face layout, with its tokenizer, its curves and what it wrote on the way."""
+    samples, steps_file = batches.samples, job.output / STEPS
     model = job.output / "model"
     model.mkdir()
     save_language_model(decoder, model, end_of_text_id=tokenizer.end_of_text_id)
     source = job.inputs["tokenizer"].root
     copy_tokenizer(source, model, model_max_length=decoder.config.context_length)
+    curves = Curves.read(steps_file)
     write_json(job.output / "curves.json", curves.thinned())
     steps = int(curves.series["learning_rate"][-1][0])
     T = samples.context_length  # noqa: N806
     by_source = samples.count_sequences(steps * samples.batch_sequences) if job.recipe.pretrain.mixture else {}
-    counts = job.inputs["shards"].manifest.counts
-    loss = curves.last(VALIDATION_LOSS)
+    written = [{"step": entry.step, **entry.sample} for entry in read_steps(steps_file) if entry.sample is not None]
+    write_atomically(job.output / SAMPLES, json.dumps(written, indent=1, ensure_ascii=False) + "\n")
     return Outcome(
-        paths=[model, job.output / "curves.json"],
+        paths=[model, job.output / "curves.json", job.output / SAMPLES, steps_file],
         counts={
             "parameters": decoder.config.n_parameters,
             "steps": steps,
@@ -235,8 +256,8 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, sa
         },
         figures={
             "train_loss": curves.mean_of_last("train_loss", LOSS_STEPS),
-            "validation_loss": loss,
-            "validation_bits_per_byte": loss / math.log(2) * counts["validation_tokens"] / counts["validation_bytes"],
+            "validation_loss": curves.last("validation_loss"),
+            "validation_bits_per_byte": curves.last("validation_bits_per_byte"),
             "tokens_per_second": curves.mean_of_last("tokens_per_second", steps),
             **({"padding": samples.padding} if job.recipe.pretrain.packing == "best_fit" else {}),
         },
@@ -245,4 +266,4 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, sa
 
 
 if __name__ == "__main__":
-    run_job("pretrain", make, keeps=("checkpoints",))
+    run_job("pretrain", make, keeps=("checkpoints", STEPS))

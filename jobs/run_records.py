@@ -4,11 +4,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from gpt_core.artifact import MANIFEST, Artifact
 from gpt_core.fingerprint import Json
+from gpt_core.training.curves import STEPS, read_steps
+from jobs.metric_queue import Point
 
 # Limits of MLflow 3.17, mlflow/utils/validation.py
 MAX_PARAMS_A_BATCH = 100
@@ -70,6 +73,26 @@ def metrics_of(artifact: Artifact) -> dict[str, float]:
     }
     values = {**manifest.counts, **manifest.figures, **usage}
     return {re.sub(r"[^\w\-. /:]", "_", name): float(value) for name, value in values.items()}
+
+
+def points_of(artifact: Artifact) -> list[Point]:
+    """Every point of the metrics that the stage's job sends while it trains, as its files have them."""
+    if artifact.has(STEPS):
+        return [
+            Point(name, value, entry.unix_ms, entry.step)
+            for entry in read_steps(artifact.file(STEPS))
+            for name, value in entry.figures.items()
+        ]
+    if artifact.manifest.stage != "finetune" or not artifact.has("curves.json"):
+        return []
+    when = int(datetime.fromisoformat(artifact.manifest.created_at).timestamp() * 1000)
+    runs = json.loads(artifact.file("curves.json").read_text(encoding="utf-8"))
+    return [
+        Point(f"{start}_{name}", value, when, int(step))
+        for start, curves in runs.items()
+        for name, points in curves.items()
+        for step, value in points
+    ]
 
 
 def small_files_of(artifact: Artifact) -> list[Path]:

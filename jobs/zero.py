@@ -81,6 +81,7 @@ class ZeroEngine:
         )
         self.device = torch.device(self._engine.device)
         self._engine.checkpoint_engine = self._files = FilesInMemory()
+        self.whole = train.zero_stage < 3
 
     def forward(self, *inputs: Tensor) -> Any:
         self._engine.train()

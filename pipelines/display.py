@@ -2,8 +2,10 @@
 
 import json
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -16,7 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 
+from gpt_core.report.units import compact
 from jobs.job import PROGRESS
 
 PLAIN_LINE_SECONDS = 15.0
@@ -35,14 +39,14 @@ class StageDisplay:
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(compact=True),
+            BarColumn(bar_width=12),  # with the figures of a training beside it, a line has 80 characters
+            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[left]}", style="progress.remaining"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self.task: TaskID = self.progress.add_task(stage, total=None, state="starting")
+        self.task: TaskID = self.progress.add_task(stage, total=None, state="starting", left="")
 
     def __enter__(self) -> "StageDisplay":
         self.progress.start()
@@ -63,12 +67,14 @@ class StageDisplay:
         self.first = self.first or (now, done)
         elapsed = now - self.first[0]
         rate = (done - self.first[1]) / elapsed if elapsed > 1 else 0.0
-        state = describe_progress(done, total, report["unit"], rate=rate, measures=report["measures"])
-        self.progress.update(self.task, completed=done, total=total, state=state)
+        left = report["measures"].get("seconds_left", (total - done) / rate if total and rate else None)
+        clock = "" if left is None else str(timedelta(seconds=round(left)))
+        self.progress.update(self.task, completed=done, total=total, state=_describe_briefly(report, rate), left=clock)
         if not self.console.is_terminal and now - self.spoken > PLAIN_LINE_SECONDS:
             self.spoken = now
-            left = f", {(total - done) / rate:,.0f} s left" if total and rate and done < total else ""
-            self.console.print(f"  {self.stage}: {state}{left}", highlight=False, soft_wrap=True)
+            state = describe_progress(done, total, report["unit"], rate=rate, measures=report["measures"])
+            told = f", {left:,.0f} s left" if left and done < total else ""
+            self.console.print(f"  {self.stage}: {state}{told}", highlight=False, soft_wrap=True)
 
 
 class ByteBar:
@@ -105,9 +111,24 @@ class ByteBar:
 
 
 def describe_progress(done: float, total: float | None, unit: str, *, rate: float, measures: dict[str, float]) -> str:
-    """`1,024 of 4,096 tokens, 310 tokens/s, loss 3.2`."""
+    """`1,024 of 4,096 tokens, 310 tokens/s, loss 3.2`. `mfu` is a share, `seconds_left` is told elsewhere."""
     parts = [f"{done:,.0f} of {total:,.0f} {unit}" if total else f"{done:,.0f} {unit}"]
     if rate > 0:
         parts.append(f"{rate:,.0f} {unit}/s")
-    parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in measures.items()]
+    for name, value in measures.items():
+        if name == "mfu":
+            parts.append(f"MFU {value:.1%}")
+        elif name != "seconds_left":
+            parts.append(f"{name.replace('_', ' ')} {value:.4g}")
     return ", ".join(parts)
+
+
+def _describe_briefly(report: dict[str, Any], rate: float) -> str:
+    """What stands beside a bar: a training's figures, in 46 characters; of other stages how far they are."""
+    short = {"validation_loss": "val", "skipped_steps": "skipped"}
+    if "loss" not in report["measures"]:
+        return describe_progress(report["done"], report["total"], report["unit"], rate=rate, measures={})
+    speed = [f"{compact(rate)} {report['unit']}/s"] if rate > 0 else []
+    shown = {short.get(name, name): value for name, value in report["measures"].items() if name != "seconds_left"}
+    figures = [f"MFU {value:.1%}" if name == "mfu" else f"{name} {value:.4g}" for name, value in shown.items()]
+    return ", ".join([*speed, *figures])

@@ -12,9 +12,11 @@ from pathlib import Path
 from gpt_core.artifact import Artifact
 from gpt_core.recipe import Recipe
 from jobs.job import LOG
-from jobs.tracking import PARENT_RUN_ID, PipelineRun, check_tracking, open_pipeline_run
-from pipelines.plan import PlannedStage
+from jobs.pipeline_run import PipelineRun, open_pipeline_run, record_late
+from jobs.tracking import PARENT_RUN_ID, check_tracking
+from pipelines.plan import RUNS, PlannedStage
 
+UNRECORDED = "unrecorded.json"  # what a tracking server that was away missed of the recipe's last run
 HEADLINES = (
     "validation_loss",
     "validation_bits_per_byte",
@@ -71,11 +73,14 @@ def watch_run(recipe: Recipe, *, needed: bool) -> Iterator[Watcher]:
 
     Raises UserError before anything starts where the tracking server cannot be used.
     """
+    unrecorded = Path(recipe.workspace) / RUNS / recipe.name / UNRECORDED
     if not needed and PARENT_RUN_ID not in os.environ:
+        record_late(recipe, unrecorded)
         yield Watcher(None)
         return
     check_tracking(recipe)
-    run = open_pipeline_run(recipe, command=sys.orig_argv)
+    record_late(recipe, unrecorded)
+    run = open_pipeline_run(recipe, command=sys.orig_argv, unrecorded=unrecorded)
     try:
         yield Watcher(run)
     except (KeyboardInterrupt, SystemExit):

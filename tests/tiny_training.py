@@ -96,6 +96,8 @@ def make_recipe(folder: Path, **sections: Mapping[str, object]) -> Recipe:
             }
         },
     }
+    if "tracking" in sections:
+        tree["tracking"] = sections["tracking"]
     if "finetune" in sections:
         tree["finetune"] = {
             "train": str(write_labels(folder / "train.jsonl", range(300, 340))),

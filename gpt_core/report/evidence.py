@@ -194,6 +194,10 @@ class PretrainCurves(BaseModel):
     learning_rate: Curve = []
     gradient_norm: Curve = []
     tokens_per_second: Curve = []
+    validation_bits_per_byte: Curve = []
+    mfu: Curve = []
+    memory_bytes: Curve = []
+    data_wait: Curve = []
 
 
 class FinetuneRun(BaseModel):
@@ -253,6 +257,7 @@ class Sample(BaseModel):
 
     prompt: str
     text: str
+    step: int | None = None  # of the training that it was written behind
 
 
 @dataclass(frozen=True)
@@ -279,9 +284,9 @@ class Evidence:
             return shape()
         return shape.model_validate_json(artifact.file(file).read_bytes())
 
-    def samples(self) -> list[Sample]:
-        """What the pre-trained model wrote."""
-        artifact = self.artifacts.get("evaluate")
+    def samples(self, stage: str) -> list[Sample]:
+        """What the model wrote: the pre-trained one in `evaluate`, the one in training in `pretrain`."""
+        artifact = self.artifacts.get(stage)
         if artifact is None or not artifact.has("samples.json"):
             return []
         return TypeAdapter(list[Sample]).validate_json(artifact.file("samples.json").read_bytes())

@@ -23,7 +23,7 @@ def results_section(evidence: Evidence) -> Section:
 
 def samples_section(evidence: Evidence) -> Section:
     """What the pre-trained model writes after each prompt."""
-    written = [Excerpt(sample.prompt, "", sample.text) for sample in evidence.samples()]
+    written = [Excerpt(sample.prompt, "", sample.text) for sample in evidence.samples("evaluate")]
     settings = evidence.recipe.evaluate
     how = f"temperature {units.significant(settings.temperature)}, top-k {settings.top_k or 'off'}, "
     if settings.top_p < 1:

@@ -1,13 +1,17 @@
 """The curves of pre-training and fine-tuning."""
 
+from collections.abc import Iterator
+
 from gpt_core.report import units
-from gpt_core.report.blocks import Columns, Figure, Section
+from gpt_core.report.blocks import Block, Columns, Details, Excerpt, Excerpts, Figure, Section
 from gpt_core.report.charts import Series, line_chart
 from gpt_core.report.evidence import Curve, Evidence, FinetuneCurves, FinetuneRun, PretrainCurves
 
+MOST_SAMPLES = 5
+
 
 def pretrain_section(evidence: Evidence) -> Section:
-    """Loss, learning rate, gradient norm and throughput over the steps."""
+    """Loss, learning rate, gradient norm and what the machine did over the steps; what the model wrote on the way."""
     curves = evidence.read("pretrain", "curves.json", PretrainCurves)
     clip = evidence.recipe.pretrain.gradient_clip
     limit = (clip, f"clipped at {units.significant(clip)}") if clip else None
@@ -19,10 +23,14 @@ def pretrain_section(evidence: Evidence) -> Section:
         _lines("Loss", losses, y_label="nats per token", caption=_last_losses(evidence)),
         _lines("Learning rate", _one(curves.learning_rate), from_zero=True),
         _lines("Gradient norm", _one(curves.gradient_norm), y_label="before clipping", from_zero=True, limit=limit),
+        _lines("Bits per byte", _one(curves.validation_bits_per_byte, dotted=True), y_label="of validation text"),
         _lines("Throughput", _one(curves.tokens_per_second), y_label="tokens per second", from_zero=True),
+        _lines("Model FLOP utilization", _one(curves.mfu), y_label="of the peak", from_zero=True, share=True),
+        _lines("Memory", _gigabytes(curves.memory_bytes), y_label="GB, of the fullest rank", from_zero=True),
     ]
     shown = [figure for chart in charts for figure in chart]
-    return Section("pretraining", "Pre-training", _pretrain_lead(evidence), [Columns(shown)] if shown else [])
+    blocks: list[Block] = [Columns(shown)] if shown else []
+    return Section("pretraining", "Pre-training", _pretrain_lead(evidence), [*blocks, *_written(evidence)])
 
 
 def finetune_section(evidence: Evidence) -> Section:
@@ -40,8 +48,25 @@ def finetune_section(evidence: Evidence) -> Section:
     return Section("finetuning", "Fine-tuning", _finetune_lead(evidence), [Columns(shown)] if shown else [])
 
 
-def _one(curve: Curve) -> list[Series]:
-    return [Series("", curve, "c1")]
+def _one(curve: Curve, *, dotted: bool = False) -> list[Series]:
+    return [Series("", curve, "c1", dotted=dotted)]
+
+
+def _gigabytes(curve: Curve) -> list[Series]:
+    return _one([(step, value / 1e9) for step, value in curve])
+
+
+def _written(evidence: Evidence) -> Iterator[Block]:
+    """A few of the samples from all over the training, the first and the last among them."""
+    samples = evidence.samples("pretrain")
+    last = len(samples) - 1
+    chosen = sorted({round(last * part / (MOST_SAMPLES - 1)) for part in range(MOST_SAMPLES)}) if samples else []
+    excerpts = [
+        Excerpt(f"step {units.count(sample.step or 0)}", "", sample.prompt + sample.text)
+        for sample in (samples[number] for number in chosen)
+    ]
+    if excerpts:
+        yield Details("What it wrote on the way", [Excerpts(excerpts)])
 
 
 def _runs(ours: Curve, theirs: Curve, *, dotted: bool = False) -> list[Series]:

@@ -21,6 +21,7 @@ class Engine(Protocol):
     rank: int
     world_size: int
     device: device
+    whole: bool  # the module has all its weights on every rank, and may be used between steps
 
     def forward(self, *inputs: Tensor) -> Any:
         """The objective's output, with gradients."""

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from gpt_core.artifact import Artifact
+from gpt_core.training.curves import read_steps
 from tiny_training import finish, finish_telling, make_recipe, make_shards, make_tokenizer, start_training
 
 pytestmark = pytest.mark.train
@@ -35,6 +36,40 @@ def curve(artifact: Artifact, name: str) -> list[float]:
 def weights_digest(artifact: Artifact) -> str:
     (entry,) = [entry for entry in artifact.manifest.files if entry.path == "model/model.safetensors"]
     return entry.sha256
+
+
+def samples(artifact: Artifact) -> list[tuple[int, str]]:
+    return [(sample["step"], sample["text"]) for sample in json.loads(artifact.file("samples.json").read_text())]
+
+
+def test_every_figure_of_the_steps_is_kept(two_ranks: Artifact) -> None:
+    entries = list(read_steps(two_ranks.file("steps.jsonl")))
+    assert [entry.step for entry in entries if "train_loss" in entry.figures] == list(range(1, 25))
+    assert [entry.step for entry in entries if "mfu" in entry.figures] == [10, 20, 24]
+    last = {name: value for entry in entries if entry.step == 24 for name, value in entry.figures.items()}
+    assert 0 < last["mfu"] < 1
+    assert 0 <= last["data_wait"] < 1
+    assert 50e6 < last["memory_bytes"] < 50e9
+    assert last["seconds_left"] == 0
+    for name, points in json.loads(two_ranks.file("curves.json").read_text()).items():
+        assert points == [[e.step, e.figures[name]] for e in entries if name in e.figures], name
+
+
+def test_bits_per_byte_are_the_validation_loss_over_the_bytes_of_its_text(
+    two_ranks: Artifact, inputs: Mapping[str, Artifact]
+) -> None:
+    counts = inputs["shards"].manifest.counts
+    for loss, bits in zip(
+        curve(two_ranks, "validation_loss"), curve(two_ranks, "validation_bits_per_byte"), strict=True
+    ):
+        assert bits == pytest.approx(
+            loss * 1.442695 * counts["validation_tokens"] / counts["validation_bytes"], rel=1e-6
+        )
+
+
+def test_behind_every_validation_the_model_writes(two_ranks: Artifact) -> None:
+    assert [step for step, _ in samples(two_ranks)] == [12, 24]
+    assert all(text for _, text in samples(two_ranks))
 
 
 def test_the_loss_falls_and_the_manifest_says_how_far(two_ranks: Artifact) -> None:
@@ -66,6 +101,7 @@ def test_ranks_stages_and_micro_batches_change_nothing(
     for name in ("train_loss", "gradient_norm", "validation_loss"):
         assert curve(other, name) == pytest.approx(curve(two_ranks, name), rel=2e-3), name
     assert curve(other, "train_loss")[:5] == pytest.approx(curve(two_ranks, "train_loss")[:5], rel=1e-5)
+    assert samples(other) == samples(two_ranks)
 
 
 MIXED = {
@@ -135,13 +171,20 @@ def test_killed_behind_a_checkpoint_it_ends_with_the_same_bits(
     resumed, told = finish_telling(again, tmp_path / "out")
     assert "resumed behind step" in told
     assert weights_digest(resumed) == weights_digest(two_ranks)
-    assert curve(resumed, "train_loss") == curve(two_ranks, "train_loss")
+    for name in ("train_loss", "gradient_norm", "learning_rate", "validation_loss"):
+        assert curve(resumed, name) == curve(two_ranks, name), name
+    assert samples(resumed) == samples(two_ranks)
+    assert [entry.step for entry in read_steps(resumed.file("steps.jsonl"))] == [
+        entry.step for entry in read_steps(two_ranks.file("steps.jsonl"))
+    ]
 
 
 def test_qwen3_under_autocast_trains(inputs: Mapping[str, Artifact], tmp_path: Path) -> None:
-    recipe = make_recipe(tmp_path, model={"architecture": "qwen3", "n_kv_head": 1}, pretrain={"precision": "autocast"})
+    model, silent = {"architecture": "qwen3", "n_kv_head": 1}, {"sample_tokens": 0}
+    recipe = make_recipe(tmp_path, model=model, pretrain={"precision": "autocast"}, tracking=silent)
     artifact = finish(start_training("pretrain", tmp_path / "out", recipe, inputs), tmp_path / "out")
     assert artifact.manifest.figures["validation_loss"] < 4.5
+    assert samples(artifact) == []
 
 
 def test_an_exploding_loss_stops_with_its_step_and_the_way_out(inputs: Mapping[str, Artifact], tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import parse_recipe
 from gpt_core.tokenizer.tokenizer import Tokenizer, build_backend, close_vocabulary, write_classifier_tokenizer
 from gpt_core.training.tasks import encode_example
+from jobs.pipeline_run import open_pipeline_run
 from jobs.served_classifier import batch_rows, requirements
-from jobs.tracking import RUN_ID, open_pipeline_run, register_classifier, tracking_uri
+from jobs.tracking import RUN_ID, register_classifier, tracking_uri
 
 pytestmark = pytest.mark.mlflow
 

@@ -185,11 +185,12 @@ def run_case(case: Case, folder: Path) -> dict[str, object]:
         weights.append(engine.weights())
         if step == SAVED_AFTER:
             (folder / case.name).mkdir(exist_ok=True)
-            engine.save(folder / case.name, {"x": 7})
+            write_files(detach(engine.state_files(), copy=False), folder / case.name)
+            engine.barrier()
     ids, targets, factor = batch_of(0)
     losses = [float(engine.predict(ids[:MICRO_BATCH], targets[:MICRO_BATCH], factor))]
     resumed = make()
-    state = resumed.load(folder / case.name)
+    resumed.load(folder / case.name)
     again = [take(resumed, step) for step in range(SAVED_AFTER + 1, STEPS)]
     end = resumed.weights()
     if engine.rank:
@@ -198,7 +199,7 @@ def run_case(case: Case, folder: Path) -> dict[str, object]:
         "norms": norms,
         "losses": losses,
         "moved": [step for step in range(STEPS) if not same(weights[step], weights[step + 1])],
-        "resumed": state == {"x": 7} and same(end, weights[-1]) and again == norms[SAVED_AFTER + 1 :],
+        "resumed": same(end, weights[-1]) and again == norms[SAVED_AFTER + 1 :],
         "memory_bytes": engine.memory_bytes(),
         "weights": {name: value.tolist() for name, value in end.items()},
     }

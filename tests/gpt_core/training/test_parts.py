@@ -1,4 +1,4 @@
-"""Micro-batches, decay groups, curves and objectives, on tiny inputs."""
+"""Micro-batches, decay groups and objectives, on tiny inputs."""
 
 import math
 
@@ -11,7 +11,6 @@ from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.heads import SequenceClassifier
 from gpt_core.recipe import Pretrain, TrainCluster
-from gpt_core.training.curves import MAX_POINTS, Curves
 from gpt_core.training.objective import ClassificationObjective, LanguageObjective
 from gpt_core.training.optimizer import block_matrices, make_optimizer
 from gpt_core.training.zero_config import make_zero_config, micro_batch_size
@@ -99,25 +98,6 @@ def test_what_a_block_fuses_counts_apart() -> None:
     config = DecoderConfig("qwen3", 128, 1, 4, 2, 8, 32, 16, 0.0, 10_000.0)
     shapes = list(block_matrices(Decoder(config)).values())
     assert shapes == [((8, 8), (4, 8), (4, 8)), ((8, 8),), ((32, 8), (32, 8)), ((8, 32),)]
-
-
-def test_curves_are_thinned_evenly_and_keep_their_end() -> None:
-    curves = Curves()
-    for step in range(1, 1_203):
-        curves.add(step, {"loss": float(step)})
-    points = curves.thinned()["loss"]
-    assert isinstance(points, list)
-    assert len(points) <= MAX_POINTS
-    assert points[-1] == [1_202, 1_202.0]
-    assert curves.mean_of_last("loss", 3) == 1_201.0
-
-
-def test_curves_go_on_from_what_a_checkpoint_kept() -> None:
-    curves = Curves()
-    curves.add(1, {"loss": 2.0})
-    again = Curves(curves.all())  # type: ignore[arg-type]
-    again.add(2, {"loss": 1.0})
-    assert again.series == {"loss": [[1, 2.0], [2, 1.0]]}
 
 
 def test_the_language_objective_of_uniform_logits_is_log_v_a_token() -> None:

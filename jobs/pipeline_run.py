@@ -1,0 +1,252 @@
+"""What the runner tells MLflow: who ran what, on which inputs, with what result.
+
+A pipeline run is one MLflow run, with a run nested below it for each stage that ran. Lineage: a stage's run has
+the raw files and earlier outputs it read as datasets with their digests, and the fingerprint of what it makes as
+a tag; the pipeline's run names every output and the run that made it.
+
+The runner calls `check_tracking`, then `open_pipeline_run`. Once a run is open, a store that goes away costs a warning
+each time, never the pipeline. What it missed of whole stages, every point of their metrics in, is recorded when the
+pipeline ends; where it is still away then, `unrecorded.json` beside the recipe's links says so, and the next
+`gptmill run` of the recipe calls `record_late`.
+"""
+
+import json
+import logging
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from gpt_core.artifact import Artifact, open_artifact, write_json
+from gpt_core.errors import UserError
+from gpt_core.fingerprint import Json, fingerprint
+from gpt_core.recipe import Recipe
+from jobs.environment import environment
+from jobs.run_records import cut_tag, datasets_of, flatten_parameters, metrics_of, points_of, small_files_of
+from jobs.tracking import (
+    IMPATIENCE,
+    OF_JOBS,
+    PARENT_RUN_ID,
+    RUN_ID,
+    SERVERS,
+    TRACKING_URI,
+    find_experiment,
+    open_store,
+    recording,
+    tracking_uri,
+    worded,
+)
+
+if TYPE_CHECKING:
+    from jobs.mlflow_store import Store
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+logger = logging.getLogger("gptmill")
+
+
+def open_pipeline_run(recipe: Recipe, *, command: Sequence[str] = (), unrecorded: Path | None = None) -> "PipelineRun":
+    """A run of the whole pipeline is open, with the recipe as parameters and as recipe.json.
+
+    It is the run that MLFLOW_RUN_ID names (`mlflow run` sets it), else a new one named `recipe.name` in
+    `tracking.experiment`. What the store misses is noted in the file `unrecorded`. Raises UserError if the store cannot
+    be used (see check_tracking) or has no such run.
+    """
+    tree: dict[str, Json] = recipe.model_dump(mode="json")
+    with worded(recipe):
+        store = open_store(recipe)
+        run_id = os.environ.get(PARENT_RUN_ID)
+        if run_id:
+            experiment_id = store.experiment_of(run_id)
+            if experiment_id is None:
+                raise UserError(
+                    f"{PARENT_RUN_ID}: {store.uri} has no run {run_id}; unset {PARENT_RUN_ID}, or let `mlflow run` "
+                    f"record there: {TRACKING_URI}={store.uri}"
+                )
+            store.continue_run(run_id)
+        else:
+            experiment_id = find_experiment(recipe, store)
+            run_id = store.start_run(experiment_id, recipe.name, {})
+        store.tag(run_id, {"gptmill.recipe": recipe.name, "gptmill.command": cut_tag(shlex.join(command))})
+        present = store.parameters(run_id)  # `mlflow run -P pretrain.tokens=...` has logged it as it was typed
+        store.log_parameters(run_id, {k: v for k, v in flatten_parameters(tree).items() if k not in present})
+        store.log_json(run_id, tree, "recipe.json")
+    return PipelineRun(recipe, store, run_id, experiment_id, unrecorded)
+
+
+def record_late(recipe: Recipe, unrecorded: Path) -> None:
+    """What the store missed of the recipe's last run is recorded, if it was noted and the store answers now."""
+    if not unrecorded.exists():
+        return
+    missed = json.loads(unrecorded.read_text(encoding="utf-8"))
+    if missed["uri"] != tracking_uri(recipe):  # another store cannot know the run
+        return
+    with recording("what the store missed of the last run"):
+        with environment(IMPATIENCE):
+            store = open_store(recipe)
+        run = PipelineRun(recipe, store, missed["run_id"], missed["experiment_id"], unrecorded, patient=False)
+        run.missed = [(run_id, Path(output)) for run_id, output in missed["stages"]]
+        report = Path(missed["report"]) if missed["report"] else None
+        run.finish(missed["status"], report=report, metrics=missed["metrics"])
+
+
+@dataclass
+class PipelineRun:
+    """One run of the pipeline in MLflow, and below it a run for each stage that runs.
+
+    Made by open_pipeline_run. After that no method raises: what cannot be recorded is warned of. A stage's run id
+    is None where its start could not be recorded; every method takes such a None and does nothing.
+    """
+
+    recipe: Recipe
+    store: "Store"
+    run_id: str
+    experiment_id: str
+    unrecorded: Path | None = None
+    missed: list[tuple[str | None, Path]] = field(default_factory=list)  # run and output of whole stages
+    open_stages: dict[str, str] = field(default_factory=dict)  # run id -> stage
+    patient: bool = True  # a store that was away is then asked once, until it answers
+
+    @property
+    def url(self) -> str | None:
+        """The run's page on a tracking server; None for a database, which `page_command` opens."""
+        if not self.store.uri.startswith(SERVERS):
+            return None
+        return f"{self.store.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+    def start_stage(
+        self, stage: str, *, identity: Mapping[str, Json], inputs: Mapping[str, Path], command: Sequence[str]
+    ) -> str | None:
+        """A nested run named `stage` is open; returns its id.
+
+        `identity` is the planned one: its slice of the recipe becomes the parameters, its files and inputs the
+        datasets, with their digests. `inputs` says where the outputs of earlier stages stand.
+        """
+        run_id = None
+        with self._recording(f"the start of {stage}"):
+            tags = {
+                "mlflow.parentRunId": self.run_id,
+                "gptmill.stage": stage,
+                "gptmill.recipe": self.recipe.name,
+                "gptmill.fingerprint": fingerprint(dict(identity)),
+                "gptmill.command": cut_tag(shlex.join(command)),
+            }
+            run_id = self.store.start_run(self.experiment_id, stage, tags)
+            self.open_stages[run_id] = stage
+            decisions = identity.get("recipe")
+            self.store.log_parameters(run_id, flatten_parameters(decisions if isinstance(decisions, dict) else {}))
+            self.store.log_datasets(run_id, datasets_of(identity, inputs))
+        return run_id
+
+    def environment(self, run_id: str | None) -> dict[str, str]:
+        """What a job's environment needs so that its metrics and its model reach the stage's run."""
+        own = {name: value for name, value in OF_JOBS.items() if name not in os.environ}
+        return {RUN_ID: run_id, TRACKING_URI: self.store.uri, **own} if run_id else {}
+
+    def finish_stage(self, run_id: str | None, artifact: Artifact) -> None:
+        """The stage's run holds its figures, every step's that the job could not send, its small files and plots.
+
+        It has succeeded. Where its start was not recorded, it is now, from the manifest.
+        """
+        if not self._finish_stage(run_id, artifact):
+            self.missed.append((run_id, artifact.root))
+
+    def _finish_stage(self, run_id: str | None, artifact: Artifact) -> bool:
+        manifest = artifact.manifest
+        if run_id is None:
+            inputs = {name: Path(path) for name, path in manifest.inputs.items()}
+            run_id = self.start_stage(
+                manifest.stage, identity=manifest.identity, inputs=inputs, command=manifest.command
+            )
+        if run_id is None:
+            return False
+        with self._recording(f"the end of {manifest.stage}"):
+            points = points_of(artifact)
+            self.store.log_missing(run_id, points)
+            series = {point.key for point in points}
+            results = {name: value for name, value in metrics_of(artifact).items() if name not in series}
+            self.store.log_metrics(run_id, results, step=manifest.counts.get("steps", 0))
+            self.store.tag(run_id, {"gptmill.output": str(artifact.root)})
+            for path in small_files_of(artifact):
+                self.store.log_file(run_id, path)
+            self._log_plots(run_id, artifact)
+            self._name_output(manifest.stage, manifest.fingerprint, run_id)
+        recorded = self.patient
+        self._end_stage(run_id, "FINISHED")
+        return recorded and self.patient
+
+    def fail_stage(self, run_id: str | None, message: str, *, log: Path | None = None) -> None:
+        """The stage's run holds the message (and the log file) and has failed."""
+        if run_id is None:
+            return
+        with self._recording(f"the failure of {self.open_stages.get(run_id, 'a stage')}"):
+            self.store.tag(run_id, {"gptmill.error": cut_tag(message)})
+            if log is not None and log.exists():
+                self.store.log_file(run_id, log)
+        self._end_stage(run_id, "FAILED")
+
+    def skip_stage(self, stage: str, artifact: Artifact) -> None:
+        """The pipeline's run names the output that was there already, and the run that made it where it is known."""
+        with self._recording(f"that {stage} was whole already"):
+            digest = artifact.manifest.fingerprint
+            maker = self.store.find_run(self.experiment_id, tag="gptmill.fingerprint", value=digest)
+            self._name_output(stage, digest, maker)
+
+    def finish(self, status: Status, *, report: Path | None = None, metrics: Mapping[str, float] | None = None) -> None:
+        """The pipeline's run holds the report and the headline metrics and has ended; open stages end with it.
+
+        What the store missed before is recorded now, or noted in `unrecorded`.
+        """
+        for run_id in list(self.open_stages):
+            self._end_stage(run_id, status)
+        missed = [(run_id, output, open_artifact(output)) for run_id, output in self.missed]
+        self.missed = [(r, output) for r, output, made in missed if made and not self._finish_stage(r, made)]
+        with self._recording("the result of the pipeline"):
+            self.store.log_metrics(self.run_id, metrics or {}, step=0)
+            if report is not None:
+                self.store.log_file(self.run_id, report)
+        with self._recording("the end of the pipeline"):
+            self.store.end_run(self.run_id, status)
+        if self.unrecorded is None:
+            return
+        if self.patient and not self.missed:
+            self.unrecorded.unlink(missing_ok=True)
+            return
+        write_json(
+            self.unrecorded,
+            {
+                "uri": self.store.uri,
+                "run_id": self.run_id,
+                "experiment_id": self.experiment_id,
+                "status": status,
+                "metrics": dict(metrics or {}),
+                "report": str(report) if report else None,
+                "stages": [[run_id, str(output)] for run_id, output in self.missed],
+            },
+        )
+        logger.warning("MLflow: %s names what was not recorded; the next `gptmill run` sends it", self.unrecorded)
+
+    @contextmanager
+    def _recording(self, what: str) -> Iterator[None]:
+        with recording(what), nullcontext() if self.patient else environment(IMPATIENCE):
+            self.patient = False
+            yield
+            self.patient = True
+
+    def _end_stage(self, run_id: str, status: Status) -> None:
+        stage = self.open_stages.pop(run_id, "a stage")
+        with self._recording(f"the status of {stage}"):
+            self.store.end_run(run_id, status)
+
+    def _name_output(self, stage: str, digest: str, run_id: str | None) -> None:
+        maker = {f"gptmill.{stage}.run_id": run_id} if run_id else {}
+        self.store.tag(self.run_id, {f"gptmill.{stage}.fingerprint": digest, **maker})
+
+    def _log_plots(self, run_id: str, artifact: Artifact) -> None:
+        from jobs.plots import plots_of  # matplotlib loads only where something is drawn
+
+        for name, figure in plots_of(artifact).items():
+            self.store.log_figure(run_id, figure, name)
