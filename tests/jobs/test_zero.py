@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.recipe import Pretrain, TrainCluster
+from gpt_core.training.checkpoint_files import detach, write_files
 from gpt_core.training.objective import LanguageObjective
 
 SETTINGS = Pretrain(  # a large eps: where a gradient is 0 but for rounding, Adam would follow the rounding
