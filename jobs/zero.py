@@ -53,7 +53,8 @@ class ZeroEngine:
     def __init__(self, objective: nn.Module, settings: Optimization, train: TrainCluster, *, micro_batch: int) -> None:
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
-        config = make_zero_config(settings, train, micro_batch=micro_batch)
+        parameters = sum(parameter.numel() for parameter in objective.parameters())
+        config = make_zero_config(settings, train, micro_batch=micro_batch, parameters=parameters)
         self._engine, *_ = deepspeed.initialize(
             model=objective, optimizer=make_optimizer(objective, settings), config=config
         )

@@ -13,7 +13,7 @@ from typing import Literal
 from gpt_core.model.config import DecoderConfig
 from gpt_core.recipe import Pretrain, TrainCluster
 from gpt_core.training.activations import FP32, Pass
-from gpt_core.training.zero_config import live_elements, micro_batch_size, reduce_bucket_elements
+from gpt_core.training.zero_config import micro_batch_size, reduce_bucket_elements
 
 CHINCHILLA_TOKENS = 20  # per parameter (Hoffmann et al. 2022, table 3: 20.2 tokens for the optimum of 1e21 FLOPs)
 PLAIN_BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's, without ZeRO
@@ -276,7 +276,7 @@ class _Zero:
 
     def live(self) -> int:
         """Elements of whole weights that stand at once between the embedding's uses."""
-        return live_elements(self.P)
+        return self.bucket
 
     def host_buffers(self) -> int:
         """Beside the states: gradients, twice, in fp32; before stage 3 also a copy of the weights, and the norm's."""

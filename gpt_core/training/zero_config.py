@@ -4,6 +4,7 @@ from gpt_core.fingerprint import Json
 from gpt_core.recipe import Optimization, TrainCluster
 
 NEVER = 2**31 - 1
+BUCKET_ELEMENTS = 2**23  # 32 MB in fp32, as torch's DDP sends 25 at once; ZeRO takes it twice: to fill, and to send
 
 
 def micro_batch_size(batch_sequences: int, *, world_size: int, at_most: int) -> int:
@@ -12,12 +13,34 @@ def micro_batch_size(batch_sequences: int, *, world_size: int, at_most: int) -> 
     return next(size for size in range(min(part, at_most), 0, -1) if part % size == 0)
 
 
-def make_zero_config(settings: Optimization, train: TrainCluster, *, micro_batch: int) -> dict[str, Json]:
-    """DeepSpeed's dict. Weights are fp32 (bf16 is the objective's autocast); the loop marks accumulation itself."""
+def reduce_bucket_elements(parameters: int) -> int:
+    """Elements of the buffer in which gradients are reduced, for a model of so many parameters."""
+    return min(parameters, BUCKET_ELEMENTS)
+
+
+def make_zero_config(
+    settings: Optimization, train: TrainCluster, *, micro_batch: int, parameters: int
+) -> dict[str, Json]:
+    """DeepSpeed's dict for a model of so many `parameters`; the loop marks accumulation itself.
+
+    Weights are fp32 (bf16 is the objective's autocast).
+    """
     return {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": settings.gradient_clip,
-        "zero_optimization": {"stage": train.zero_stage},
+        "zero_optimization": _zero(train, parameters),
         "steps_per_print": NEVER,
     }
+
+
+def _zero(train: TrainCluster, parameters: int) -> dict[str, Json]:
+    bucket = reduce_bucket_elements(parameters)
+    zero: dict[str, Json] = {"stage": train.zero_stage, "reduce_bucket_size": bucket}
+    if train.zero_stage == 3:  # DeepSpeed's own limits, 1e9 weights, would keep most models whole on every rank
+        zero |= {
+            "stage3_max_live_parameters": bucket,
+            "stage3_max_reuse_distance": 0,
+            "stage3_prefetch_bucket_size": bucket // 2,
+        }
+    return zero
