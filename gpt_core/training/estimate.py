@@ -199,7 +199,9 @@ class _Zero:
         begins = self.saved.first_gradient_bytes()
         if self.saved.checkpointing:  # the loss's gradients are gone when the last block is computed once more
             begins = max(begins, self.saved.block_bytes())
-        in_backward = begins + self.gathered(self.live()) + (self.bucket_bytes() if 0 < self.stage < 3 else 0)
+        # A GPU's bucket is taken whole at once; a CPU's page by page, while activations go.
+        bucket = self.bucket_bytes() if 0 < self.stage < 3 and self.training.gpu else 0
+        in_backward = begins + self.gathered(self.live()) + bucket
         return (
             Moment("forward", before, forward, standing + self.saved.loss_bytes() + self.gathered(self.largest)),
             Moment("backward", before, backward, standing + in_backward),
