@@ -80,10 +80,14 @@ class TrainingPlan:
         return self.machine.gpu_bytes or self.machine.memory_bytes // train.processes
 
     @property
+    def host_bytes(self) -> int:
+        """What the ranks of a machine with GPUs put into its memory."""
+        return self.training.memory().host * self.training.train.processes if self.machine.gpus else 0
+
+    @property
     def fits(self) -> bool:
         """Whether a rank has what it takes, and the machine what its ranks put into the host's memory."""
-        host = self.training.memory().host * self.training.train.processes if self.machine.gpus else 0
-        return self.need_bytes <= self.have_bytes and host <= self.machine.memory_bytes
+        return self.need_bytes <= self.have_bytes and self.host_bytes <= self.machine.memory_bytes
 
     def with_settings(self, settings: Mapping[str, object]) -> "TrainingPlan":
         """The same with other fields of cluster.train."""
@@ -123,22 +127,23 @@ def _decoder_config(recipe: Recipe, tokenizer: PlannedStage) -> DecoderConfig | 
 
 def require_memory(planned: TrainingPlan) -> None:
     """Raises UserError for a training that cannot fit: what a rank needs and has, and the settings that would do."""
-    if planned.fits:
-        return
-    train = planned.training.train
-    rank = "GPU" if planned.machine.gpus else "rank"
-    told = "cluster.train.memory_bytes" if train.memory_bytes else "this machine"
-    if planned.need_bytes <= planned.have_bytes:
-        away = planned.training.memory().host * train.processes
-        problem = f"{size(away)} of the host's memory for cluster.train.offload={train.offload}, and this machine has"
-        problem += f" {size(planned.machine.memory_bytes)}"
-    else:
-        problem = f"{size(planned.need_bytes)} a {rank}, and {told} has {size(planned.have_bytes)}"
-    raise UserError(f"pretrain: needs {problem}; {_way_out(planned)}")
+    if not planned.fits:
+        raise UserError(f"pretrain: needs {_lack(planned)}; {_way_out(planned)}")
+
+
+def _lack(planned: TrainingPlan) -> str:
+    """What does not fit, and where."""
+    train, machine = planned.training.train, planned.machine
+    if planned.need_bytes > planned.have_bytes:
+        told = "cluster.train.memory_bytes is" if train.memory_bytes else "this machine has"
+        return (
+            f"{size(planned.need_bytes)} a {'GPU' if machine.gpus else 'rank'}, and {told} {size(planned.have_bytes)}"
+        )
+    return f"{size(planned.host_bytes)} in the host's memory, and this machine has {size(machine.memory_bytes)}"
 
 
 def _way_out(planned: TrainingPlan) -> str:
-    enough = [settings for settings in _changes(planned) if planned.with_settings(settings).fits]
+    enough = list(_changes(planned))
     if enough:
         return "set " + ", or ".join(_say(settings) for settings in enough[:PROPOSALS])
     together: dict[str, object] = {}
@@ -146,22 +151,22 @@ def _way_out(planned: TrainingPlan) -> str:
         together |= settings
         if planned.with_settings(together).fits:
             return f"nothing alone is enough; together {_say(together)} are"
-    least = planned.with_settings(together).need_bytes
-    return f"with {_say(together)} it is still {size(least)}; take a smaller model, or one node more"
+    left = planned.with_settings(together)
+    return f"with {_say(together)} it still needs {_lack(left)}; take a smaller model, or more memory"
 
 
 def _changes(planned: TrainingPlan) -> Iterator[dict[str, object]]:
     """Settings that take less memory, each by itself, of each kind the mildest that is enough first."""
     training, train = planned.training, planned.training.train
-    smaller = [{"micro_batch_sequences": size} for size in range(training.micro_batch - 1, 0, -1)]
-    stages = [{"zero_stage": stage} for stage in range(train.zero_stage + 1, 4)]
-    for kind in (
-        smaller,
+    each = training.settings.batch_sequences // train.world_size
+    kinds: list[list[dict[str, object]]] = [
+        [{"micro_batch_sequences": count} for count in range(training.micro_batch - 1, 0, -1) if each % count == 0],
         [] if train.activation_checkpointing else [{"activation_checkpointing": True}],
-        stages,
+        [{"zero_stage": stage} for stage in range(train.zero_stage + 1, 4)],
         _offloads(planned),
         _more_processes(planned),
-    ):
+    ]
+    for kind in kinds:
         yield from [settings for settings in kind if planned.with_settings(settings).fits][:1]
 
 
@@ -174,7 +179,7 @@ def _strongest(planned: TrainingPlan) -> Iterator[dict[str, object]]:
     yield {"zero_stage": 3}
     if planned.machine.gpus:
         yield {"offload": "parameters"}
-    yield from reversed(list(_more_processes(planned)))
+    yield from _more_processes(planned)[-1:]
 
 
 def _offloads(planned: TrainingPlan) -> list[dict[str, object]]:
@@ -187,8 +192,10 @@ def _offloads(planned: TrainingPlan) -> list[dict[str, object]]:
 
 
 def _more_processes(planned: TrainingPlan) -> list[dict[str, object]]:
-    """More ranks, as far as there are GPUs for them and the batch can be dealt to them."""
+    """More ranks, as far as there are GPUs for them, or memory was given for each, and sequences of the batch."""
     train, batch = planned.training.train, planned.training.settings.batch_sequences
+    if not planned.machine.gpus and train.memory_bytes is None:
+        return []
     most = planned.machine.gpus or MOST_PROCESSES
     counts = range(train.processes + 1, most + 1)
     return [{"processes": count} for count in counts if batch % (count * train.nodes) == 0]

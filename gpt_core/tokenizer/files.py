@@ -30,6 +30,6 @@ def count_ids(path: Path) -> int | None:
         model = tree["model"]["vocab"] if "model" in tree else tree
         added = [token["id"] for token in tree.get("added_tokens", [])] if "model" in tree else []
         ids = model.values() if isinstance(model, dict) else range(len(model))
-        return 1 + max([*ids, *added])
+        return int(1 + max([*ids, *added]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -31,6 +31,7 @@ class Pass:
     gpu: bool
     document_mask: bool = False
     checkpointing: bool = False
+    zero_stage_3: bool = False  # whose linear layer saves input and weights as they come, not as they are multiplied
 
     @property
     def tokens(self) -> int:
@@ -68,12 +69,15 @@ class Pass:
             norms, mlp, dropped = 2 * self._rms_norm_bytes(), 4 * F * e, 0
         else:
             norms, mlp, dropped = 2 * (C + 2) * self.weights, 2 * F * e, 2 * self._dropout_bytes(e)
-        per_token = norms + 2 * C * e + self._attention_bytes() + mlp + dropped
+        inputs = 2 * C * (self.weights if self.zero_stage_3 else e)
+        per_token = norms + inputs + self._attention_bytes() + mlp + dropped
         return self.tokens * per_token + self.weight_cast_bytes()
 
     def weight_cast_bytes(self) -> int:
         """The bf16 copies of a block's matrices that autocast makes and keeps."""
-        return 2 * self.config.block_matrix_elements if self.precision == "autocast" else 0
+        if self.precision != "autocast" or self.zero_stage_3:
+            return 0
+        return 2 * self.config.block_matrix_elements
 
     def loss_gradient_bytes(self) -> int:
         """The gradients of the final activations and of the output matrix, which the loss makes as it goes."""

@@ -1,4 +1,4 @@
-# ruff: noqa: N803, N806  dimensions are capitals
+# ruff: noqa: N806  dimensions are capitals
 """What a training takes, before it is started: memory of a rank, arithmetic, disk. Imports no torch.
 
 Memory is counted from the shape of the decoder and from what DeepSpeed 0.19.8 allocates for a ZeRO stage (Rajbhandari
@@ -41,6 +41,7 @@ class RankMemory:
 
     weights: int
     optimizer: int  # moments and fp32 weights
+    gradients: int  # between two micro-batches
     peak: Moment
     host: int
 
@@ -164,6 +165,8 @@ class _Zero:
         self.part = -(-self.P // self.ranks)  # elements of a rank's part
         self.largest = training.config.vocab_size * training.config.n_embd  # the embedding
         self.bucket = reduce_bucket_elements(self.P)
+        # Whole gradients of all parameters that a rank holds a part of: DeepSpeed parts fp32 ones no finer.
+        self.held = _held_elements(training, self.ranks) if self.bytes == FP32 else self.part
         self.optimizer_away = training.train.offload != "none"
         self.weights_away = training.train.offload == "parameters"
         # DeepSpeed's BF16_Optimizer, which it takes for this alone: it keeps fp32 gradients of all parameters.
@@ -176,6 +179,7 @@ class _Zero:
             gpu=training.gpu,
             document_mask=training.settings.document_mask,
             checkpointing=training.train.activation_checkpointing,
+            zero_stage_3=self.stage == 3,
         )
 
     def memory(self) -> RankMemory:
@@ -186,6 +190,7 @@ class _Zero:
         return RankMemory(
             weights=0 if self.weights_away else weights,
             optimizer=0 if self.optimizer_away else optimizer,
+            gradients=self.gradients_before(),
             peak=max(self.moments(), key=lambda moment: moment.total),
             host=(optimizer + self.host_buffers() if self.optimizer_away else 0)
             + (weights if self.weights_away else 0),
@@ -218,7 +223,7 @@ class _Zero:
         if self.training.micro_batches == 1:
             return 0
         if self.stage == 2:
-            return 0 if self.optimizer_away and self.bytes == FP32 else self.part * FP32
+            return 0 if self.optimizer_away and self.bytes == FP32 else self.held * FP32
         return self.P * FP32
 
     def gradients_after(self) -> int:
@@ -227,12 +232,16 @@ class _Zero:
             return self.P * (FP32 + self.bytes)
         if self.stage < 2:
             return self.P * FP32
-        return 0 if self.optimizer_away and (self.stage == 3 or self.bytes == FP32) else self.part * FP32
+        if self.optimizer_away and (self.stage == 3 or self.bytes == FP32):
+            return 0
+        return (self.held if self.stage == 2 else self.part) * FP32
 
     def gradients_in_step(self) -> int:
         if self.optimizer_away:
             return 0
-        return self.P * FP32 if self.stage == 0 or self.whole_gradients else self.part * FP32
+        if self.stage == 0 or self.whole_gradients:
+            return self.P * FP32
+        return (self.held if self.stage < 3 else self.part) * FP32
 
     def bucket_bytes(self) -> int:
         """The buffer in which ZeRO gathers gradients until it reduces them."""
@@ -252,7 +261,9 @@ class _Zero:
         if self.whole_gradients:
             return max(two, self.P * (FP32 + self.bytes))  # a copy in fp32 and one in the dtype of the network
         sent = max(self.bucket, self.largest)
-        part = self.part * FP32 if self.stage == 1 and not self.optimizer_away else 0
+        # The rank's part, before it is added to that of earlier micro-batches or takes the place of all gradients.
+        apart = self.stage == 1 or (self.stage == 2 and self.bytes == FP32 and self.training.micro_batches > 1)
+        part = self.held * FP32 if apart and not self.optimizer_away else 0
         bucket = self.bucket_bytes() if self.stage < 3 else self.gathered(self.live())
         return bucket + max(two, sent * FP32 if self.stage == 2 else sent * self.bytes) + part
 
@@ -260,17 +271,22 @@ class _Zero:
         """A copy of the rank's gradients as one vector, or of the largest in double precision for the norm."""
         if self.optimizer_away or self.stage == 0:
             return self._muon_buffers()
-        piece = -(-self.largest // self.ranks) if self.stage == 3 else min(self.largest, self.part)
         if self.whole_gradients:
             return max(self.part * FP64, self._muon_buffers())
+        largest = -(-self.largest // self.ranks) if self.stage == 3 else min(self.largest, self.part)
         copied = self.part * FP32 if self.bytes == FP32 or self.stage == 3 else 0
-        return max(piece * FP64, copied + self._muon_buffers())
+        # Muon's group comes last, when all gradients but its copy are gone.
+        muon = self._muon_buffers() + copied - self.gradients_in_step() if self.training.muon_elements else 0
+        return max(largest * FP64, copied, muon)
 
     def _muon_buffers(self) -> int:
-        """Momenta that look ahead, and the matrices that this rank orthogonalizes, with their products."""
-        held = self.training.muon_elements // (1 if self.stage == 0 else self.ranks)
-        owned = self.training.muon_elements // self.ranks
-        return held * FP32 + owned * self.saved.products if held else 0
+        """Momenta that look ahead, and the matrices that this rank orthogonalizes, and what of them travels."""
+        e, elements = self.saved.products, self.training.muon_elements
+        owned = -(-elements // self.ranks)
+        if self.stage == 0:  # all matrices stand on every rank, apart and as one vector
+            return elements * (2 * FP32) + owned * e + 2 * (elements - owned) * e
+        travels = 2 * (owned - owned // self.ranks) if self.stage == 3 else 0  # before it, only those a border cuts
+        return owned * (FP32 + e) + travels * e
 
     def gathered(self, elements: int) -> int:
         """Stage 3's whole weights, of so many elements."""
@@ -286,3 +302,26 @@ class _Zero:
             return 2 * self.part * FP32
         summed = self.part * FP32 if self.training.micro_batches > 1 else 0
         return self.part * (FP32 + self.bytes + FP64) + summed + self.largest * self.bytes
+
+
+def _held_elements(training: Training, ranks: int) -> int:
+    """The most elements, over ranks, of parameters that ZeRO 1 or 2 gives a rank at least a part of.
+
+    Each group of the optimizer is one vector, cut evenly: matrices and embeddings, Muon's apart. Vectors are left out.
+    """
+    config = training.config
+    C, heads = config.n_embd, (config.n_head + 2 * config.n_kv_head) * config.head_dim
+    up = config.n_inner * (2 if config.architecture == "qwen3" else 1)
+    blocks = [C * heads, C * C, C * up, C * config.n_inner] * config.n_layer
+    first = [config.vocab_size * C]
+    if config.architecture != "qwen3":
+        first.append(config.context_length * C)
+    groups = [first, blocks] if training.muon_elements else [first + blocks]
+    held = [0] * ranks
+    for sizes in groups:
+        part, start = -(-sum(sizes) // ranks), 0
+        for size in sizes:
+            for rank in range(start // part, (start + size - 1) // part + 1):
+                held[rank] += size
+            start += size
+    return max(held)
