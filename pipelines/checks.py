@@ -9,6 +9,7 @@ from gpt_core.model.hf_config import require_shape
 from gpt_core.recipe import Recipe
 from pipelines.java import java_problem
 from pipelines.plan import PlannedStage
+from pipelines.training_plan import plan_training, require_memory
 
 
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
@@ -29,6 +30,9 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
     require_shards(recipe, plan)
+    training = plan_training(recipe, plan)
+    if training is not None:
+        require_memory(training)
 
 
 def prepare_workspace(workspace: Path) -> None:

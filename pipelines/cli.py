@@ -65,11 +65,14 @@ def plan(
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show what `run` would do, why, and with which command. Starts nothing."""
+    """Show what `run` would do, why, and with which command, and what the pre-training takes. Starts nothing."""
     import shlex
+
+    from pipelines.training_plan import plan_training, require_memory, training_json, training_table
 
     resolved = load(recipe, overrides)
     planned = make_plan(resolved, only=only, until=until)
+    training = plan_training(resolved, planned)
     if as_json:
         rows = [
             {
@@ -79,16 +82,21 @@ def plan(
                 "output": str(p.output),
                 "inputs": {name: str(path) for name, path in p.inputs.items()},
                 "command": p.command,
+                **({"estimate": training_json(training)} if training and p.stage.name == "pretrain" else {}),
             }
             for p in planned
         ]
         print(json.dumps(rows, indent=1))
-        return
-    for p in planned:
-        print(f"{p.stage.name:<10} {p.action}: {p.why}")
-        print(f"{'':<10} {_shorten(p.output)}")
-        if p.action == "run":
-            print(f"{'':<10} {shlex.join(p.command)}")
+    else:
+        for p in planned:
+            print(f"{p.stage.name:<10} {p.action}: {p.why}")
+            print(f"{'':<10} {_shorten(p.output)}")
+            if p.action == "run":
+                print(f"{'':<10} {shlex.join(p.command)}")
+        if training is not None:
+            Console(highlight=False).print("\npretrain, estimated", training_table(training), sep="\n")
+    if training is not None:
+        require_memory(training)
 
 
 @app.command(epilog=example("gptmill status recipes/demo.yaml"))

@@ -72,14 +72,20 @@ class DecoderConfig:
         return self.n_embd // self.n_head
 
     @property
+    def block_matrix_elements(self) -> int:
+        """Elements of the matrices of one block: attention and MLP, without biases."""
+        qkv = (self.n_head + 2 * self.n_kv_head) * self.head_dim
+        matrices = 3 if self.architecture == "qwen3" else 2
+        return self.n_embd * (qkv + self.n_embd + matrices * self.n_inner)
+
+    @property
     def n_parameters(self) -> int:
         """Parameters of the decoder; the tied embedding counts once."""
-        C, F = self.n_embd, self.n_inner  # noqa: N806
-        qkv = (self.n_head + 2 * self.n_kv_head) * self.head_dim
+        C = self.n_embd  # noqa: N806
         if self.architecture == "qwen3":
-            block = C * qkv + C * C + 3 * C * F + 2 * self.head_dim + 2 * C
+            block = self.block_matrix_elements + 2 * self.head_dim + 2 * C
             return self.vocab_size * C + self.n_layer * block + C
-        block = (C + 1) * qkv + (C + 1) * C + (C + 1) * F + (F + 1) * C + 4 * C
+        block = self.block_matrix_elements + 9 * C + self.n_inner  # biases of 3 C, C, n_inner and C; 2 norms of 2 C
         final_norm = 2 * C if self.architecture == "gpt2" else 0
         return (self.vocab_size + self.context_length) * C + self.n_layer * block + final_norm
 

@@ -1,5 +1,6 @@
 """The files that carry a tokenizer, by name. Imports nothing heavy: a plan needs no more than this."""
 
+import json
 from pathlib import Path
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -17,3 +18,18 @@ def existing_files(path: Path) -> list[Path]:
     if (path / TOKENIZER).is_file() or not any(file.is_file() for file in pair):
         return [path / TOKENIZER]
     return pair
+
+
+def count_ids(path: Path) -> int | None:
+    """Ids of the existing tokenizer at `path`, from its files alone: the greatest and one. None where it has no such.
+
+    Whether it can be used is asked elsewhere, of a library that knows.
+    """
+    try:
+        tree = json.loads(existing_files(path)[0].read_bytes())
+        model = tree["model"]["vocab"] if "model" in tree else tree
+        added = [token["id"] for token in tree.get("added_tokens", [])] if "model" in tree else []
+        ids = model.values() if isinstance(model, dict) else range(len(model))
+        return int(1 + max([*ids, *added]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -4,7 +4,7 @@ from gpt_core.fingerprint import Json
 from gpt_core.recipe import Optimization, TrainCluster
 
 NEVER = 2**31 - 1
-BUCKET_ELEMENTS = 50_000_000  # 200 MB in fp32: long enough for any network, and DeepSpeed reserves it
+BUCKET_ELEMENTS = 2**23  # 32 MB in fp32, as torch's DDP sends 25 at once; ZeRO takes it twice: to fill, and to send
 
 
 def micro_batch_size(batch_sequences: int, *, world_size: int, at_most: int) -> int:
@@ -43,9 +43,15 @@ def make_zero_config(
 
 
 def _zero(train: TrainCluster, parameters: int) -> dict[str, Json]:
-    zero: dict[str, Json] = {"stage": train.zero_stage, "reduce_bucket_size": reduce_bucket_elements(parameters)}
+    bucket = reduce_bucket_elements(parameters)
+    zero: dict[str, Json] = {"stage": train.zero_stage, "reduce_bucket_size": bucket}
     if train.zero_stage == 3:
-        zero["sub_group_size"] = parameters  # one vector a group: Muon needs to know what stands where
+        zero |= {
+            "sub_group_size": parameters,  # one vector a group: Muon needs to know what stands where
+            "stage3_max_live_parameters": bucket,  # DeepSpeed's own, 1e9, keeps most models whole on every rank
+            "stage3_max_reuse_distance": 0,
+            "stage3_prefetch_bucket_size": bucket // 2,
+        }
     host: dict[str, Json] = {"device": "cpu", "pin_memory": True}
     if train.offload != "none":
         zero["offload_optimizer"] = host
