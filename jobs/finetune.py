@@ -39,7 +39,7 @@ from gpt_core.training.tasks import (
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, run_job
 from jobs.tracking import MetricSink, metric_logger, register_classifier
-from jobs.zero import ZeroEngine, join_ranks
+from jobs.zero import ZeroEngine, join_ranks, part_ranks
 
 MODEL_FOLDERS = {"pretrained": "model", "scratch": "scratch"}
 
@@ -248,4 +248,4 @@ def _best(curves: Curves) -> float:
 
 
 if __name__ == "__main__":
-    run_job("finetune", make)
+    run_job("finetune", make, part=part_ranks)

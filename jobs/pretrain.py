@@ -32,7 +32,7 @@ from gpt_core.training.tasks import IGNORED
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, read_identity, run_job
 from jobs.tracking import MetricSink, metric_logger
-from jobs.zero import ZeroEngine, join_ranks
+from jobs.zero import ZeroEngine, join_ranks, part_ranks
 
 SKIPPED = "skipped_steps"  # a series that stands in the curves where a step had no finite figures
 LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
@@ -231,4 +231,4 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, sa
 
 
 if __name__ == "__main__":
-    run_job("pretrain", make, keeps=("checkpoints",))
+    run_job("pretrain", make, keeps=("checkpoints",), part=part_ranks)

@@ -7,12 +7,14 @@ from pathlib import Path
 from gpt_core.errors import SetupError, UserError
 from gpt_core.recipe import Recipe
 from pipelines.java import java_problem
+from pipelines.machines import check_machines
 from pipelines.plan import PlannedStage
 
 
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
-    """The inputs of what will run are there; Java, Ray's Jobs API, tokenizer, labels and remote shards can be used.
+    """The inputs of what will run are there; all that it needs can be used.
 
+    That is Java, Ray's Jobs API, the machines that train, the tokenizer, the labels and the remote shards.
     Raises UserError where not, and ArtifactError for a copy of the shards that is not whole.
     """
     require_inputs(plan)
@@ -23,6 +25,8 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
         check_tokenizer(recipe)
     if any(planned.stage.engine == "ray" for planned in waiting):
         check_ray_jobs(recipe)
+    if any(planned.stage.engine == "deepspeed" for planned in waiting):
+        check_machines(recipe)
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
     require_shards(recipe, plan)

@@ -48,9 +48,10 @@ def resolve_paths(recipe: Recipe) -> Recipe:
     tree["clean"]["decontaminate_files"] = [str(_absolute(p, f"clean.decontaminate_files.{i}")) for i, p in files]
     if recipe.tokenizer.path is not None:
         tree["tokenizer"]["path"] = str(_absolute(recipe.tokenizer.path, "tokenizer.path"))
-    if recipe.cluster.train.shard_cache is not None:
-        folder = str(_absolute(recipe.cluster.train.shard_cache, "cluster.train.shard_cache"))
-        tree["cluster"]["train"]["shard_cache"] = folder
+    for field in ("shard_cache", "hostfile"):
+        path = tree["cluster"]["train"][field]
+        if path is not None:
+            tree["cluster"]["train"][field] = str(_absolute(path, f"cluster.train.{field}"))
     if recipe.finetune is not None:
         for split in ("train", "validation", "test"):
             tree["finetune"][split] = str(_absolute(tree["finetune"][split], f"finetune.{split}"))

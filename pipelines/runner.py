@@ -22,7 +22,7 @@ from gpt_core.artifact import Artifact, open_artifact, write_atomically, write_j
 from gpt_core.errors import StageError, UserError
 from gpt_core.recipe import Recipe
 from jobs.environment import python_environment
-from jobs.job import ERROR, IDENTITY, LOG, RECIPE, RUNNER_PID
+from jobs.job import ENVIRONMENT, ERROR, IDENTITY, LOG, RECIPE, RUNNER_PID
 from jobs.tracking import page_command
 from pipelines.checks import check_before_start, prepare_workspace
 from pipelines.display import StageDisplay
@@ -94,10 +94,12 @@ def _run_stage(planned: PlannedStage, recipe: Recipe, *, console: Console, watch
             return artifact
         write_atomically(output / RECIPE, recipe.model_dump_json(indent=1) + "\n")
         write_json(output / IDENTITY, planned.identity)
-        (output / ERROR).unlink(missing_ok=True)
+        for stale in (ERROR, ENVIRONMENT):
+            (output / stale).unlink(missing_ok=True)
         if not console.is_terminal:
             console.print(f"{name:<10} runs: {planned.why}", highlight=False)
         environment = watcher.started(planned)
+        _open_to_others(output, environment)
         try:
             artifact = _run_job(planned, environment, console)
         except BaseException as error:
@@ -106,10 +108,20 @@ def _run_stage(planned: PlannedStage, recipe: Recipe, *, console: Console, watch
                 console.print(f"{name:<10} its Ray job goes on; run again to attach, or stop it:", highlight=False)
                 console.print(shlex.join(planned.stop_command), highlight=False, soft_wrap=True)
             raise
+        finally:
+            (output / ENVIRONMENT).unlink(missing_ok=True)
         watcher.made(planned, artifact)
     seconds = artifact.manifest.wall_seconds
     console.print(f"{name:<10} made in {seconds:,.1f} s", highlight=False)
     return artifact
+
+
+def _open_to_others(output: Path, environment: Mapping[str, str]) -> None:
+    """Other machines may start their ranks, which read `environment`; only this user can, as the URI may be secret."""
+    draft = output / f".{ENVIRONMENT}.{os.getpid()}"
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+        json.dump(dict(environment), stream)
+    draft.replace(output / ENVIRONMENT)
 
 
 def _finished_meanwhile(output: Path) -> Artifact | None:
@@ -130,7 +142,7 @@ def _run_job(planned: PlannedStage, environment: Mapping[str, str], console: Con
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=_environment(environment),
+            env=job_environment(environment),
             start_new_session=True,
         )
     try:
@@ -140,7 +152,7 @@ def _run_job(planned: PlannedStage, environment: Mapping[str, str], console: Con
                 time.sleep(POLL_SECONDS)
     finally:
         if job.poll() is None:
-            _stop(job)
+            stop_job(job)
     artifact = open_artifact(planned.output)
     if artifact is not None:  # the manifest is written last: with it, the exit code says nothing more
         return artifact
@@ -153,11 +165,12 @@ def _run_job(planned: PlannedStage, environment: Mapping[str, str], console: Con
     raise StageError(f"{planned.stage.name}: the job exited {job.returncode}; the whole log is {log}\n{tail}")
 
 
-def _environment(additions: Mapping[str, str]) -> dict[str, str]:
+def job_environment(additions: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a job that ends with this process."""
     return {**os.environ, **python_environment(), RUNNER_PID: str(os.getpid()), **additions}
 
 
-def _stop(job: "subprocess.Popen[bytes]") -> None:
+def stop_job(job: "subprocess.Popen[bytes]") -> None:
     """The job and all it started have ended, by SIGTERM or else by SIGKILL."""
     with suppress(ProcessLookupError):
         os.killpg(job.pid, signal.SIGTERM)

@@ -170,7 +170,8 @@ class Pretrain(Optimization):
         "that come from afar; default: within all.",
     )
     document_mask: bool = Field(
-        False, description="Attend within a document alone, with positions from its start; else across all that stand "
+        False,
+        description="Attend within a document alone, with positions from its start; else across all that stand "
         "in a sequence.",
     )
     init_from: Text | None = Field(
