@@ -17,10 +17,6 @@ def check_machines(recipe: Recipe) -> None:
     Raises UserError that names the field and the way out.
     """
     train = recipe.cluster.train
-    if train.hostfile is not None:
-        _check_hostfile(train, Path(train.hostfile))
-    elif train.nodes > 1 and train.rendezvous is not None:
-        _check_rendezvous(train.rendezvous)
     for nodes in range(train.min_nodes or train.nodes, train.nodes):
         for section, settings in (("pretrain", recipe.pretrain), ("finetune", recipe.finetune)):
             if settings is not None and settings.batch_sequences % (nodes * train.processes):
@@ -29,6 +25,10 @@ def check_machines(recipe: Recipe) -> None:
                     f"{train.processes} ranks that cluster.train.min_nodes={train.min_nodes} lets go on; make it one, "
                     "or raise min_nodes"
                 )
+    if train.hostfile is not None:
+        _check_hostfile(train, Path(train.hostfile))
+    elif train.nodes > 1 and train.rendezvous is not None:
+        _check_rendezvous(train.rendezvous)
 
 
 def _check_rendezvous(place: str) -> None:
