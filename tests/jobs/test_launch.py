@@ -52,7 +52,7 @@ def test_a_hostfile_starts_the_ranks_of_all_machines_from_one() -> None:
     cluster = Cluster(train=TrainCluster(processes=8, nodes=2, hostfile="/w/hosts"))
     assert native_command(spec("deepspeed"), cluster) == [
         *[sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", "/w/hosts", "--num_nodes", "2"],
-        *["--num_gpus", "8", "--no_local_rank", "--module", "jobs.it", *JOB],
+        *["--num_gpus", "8", "--log_level", "warning", "--no_local_rank", "--module", "jobs.it", *JOB],
     ]
 
 
