@@ -5,6 +5,7 @@
     |   |-- RecipeError      a field of the recipe (or a --set) is refused
     |   |-- InputError       a file that the user named is missing, unreadable or malformed
     |   `-- SetupError       this machine lacks something: Java, a package, a free port
+    |-- PreemptedError       exit 75: stopped on demand; the same command goes on from there
     `-- StageError           exit 1: a stage's engine failed, or ended without a manifest
         `-- ArtifactError    an output on disk is not what its manifest says
 
@@ -38,6 +39,12 @@ class InputError(UserError):
 
 class SetupError(UserError):
     """The machine lacks something that a stage needs."""
+
+
+class PreemptedError(GptmillError):
+    """A stage was asked to stop, and has kept what it did. Schedulers start again what ends so: EX_TEMPFAIL."""
+
+    exit_code = 75
 
 
 class StageError(GptmillError):

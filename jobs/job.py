@@ -43,7 +43,7 @@ from gpt_core.artifact import (
     write_manifest,
 )
 from gpt_core.data.remote import folders_elsewhere
-from gpt_core.errors import ArtifactError, GptmillError, StageError, UserError
+from gpt_core.errors import ArtifactError, GptmillError, PreemptedError, StageError, UserError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
@@ -69,7 +69,7 @@ class Outcome:
     figures: Mapping[str, float] = field(default_factory=dict)
     schemas: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     engines: Iterable[str] = ()  # distributions whose versions the manifest records
-    scratch: Iterable[Path] = ()  # folders that go once the manifest stands: a killed attempt may need them
+    scratch: Iterable[Path] = ()  # what goes once the manifest stands: a killed attempt may need it
 
 
 @dataclass
@@ -101,7 +101,7 @@ def run_job(
     keeps: Iterable[str] = (),
     part: Callable[[], None] = lambda: None,
 ) -> NoReturn:
-    """Run `make` under the contract above and exit: 0 with a manifest, 2 for the user's error, 1 for others.
+    """Run `make` under the contract above and exit: 0 with a manifest, else with the error's code.
 
     `keeps` names what of a former attempt stays in the output: `make` goes on from there. Every rank calls `part` once
     its work is done, rank 0 behind the manifest.
@@ -117,20 +117,25 @@ def run_job(
             part()
     except GptmillError as error:
         end_with_error(error, arguments.output)
-    if _is_rank():  # gloo's threads now and then abort in the interpreter's teardown
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)
-    sys.exit(0)
+    _leave(0)
 
 
 def end_with_error(error: GptmillError, output: Path) -> NoReturn:
     """The process ends with the error's exit code; error.json and stderr say why."""
-    kind = "user" if isinstance(error, UserError) else "stage"
+    kind = "user" if isinstance(error, UserError) else "preempted" if isinstance(error, PreemptedError) else "stage"
     if output.is_dir():
         write_json(output / ERROR, {"kind": kind, "message": str(error)})
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
+    _leave(error.exit_code)
+
+
+def _leave(code: int) -> NoReturn:
+    if _is_rank():  # gloo's threads now and then abort in the interpreter's teardown
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _parse_arguments(stage: str, argv: list[str] | None) -> argparse.Namespace:
@@ -183,7 +188,10 @@ def _attempt(
             ),
         )
         for path in outcome.scratch:
-            shutil.rmtree(path, ignore_errors=True)  # a job that was quick made none
+            if path.is_file():
+                path.unlink()
+            else:
+                shutil.rmtree(path, ignore_errors=True)  # a job that was quick made none
 
 
 def _open_input(name: str, path: str, *, elsewhere: Sequence[str]) -> Artifact:

@@ -2,7 +2,9 @@
 
     python -m torch.distributed.run --standalone --nproc-per-node 2 -m jobs.pretrain --recipe ... --output ...
 
-Killed and started again on as many ranks, it goes on behind its last checkpoint and ends with the same weights.
+Killed and started again, on any number of ranks at any ZeRO stage, it goes on behind its last checkpoint with the same
+samples in the same order; on as many ranks it ends with the same weights. SIGTERM to any rank is a wish to stop: all
+save behind the same step and exit 75.
 """
 
 import math
@@ -17,6 +19,7 @@ import torch
 from gpt_core.artifact import write_json
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_cache import ShardCache, open_side
+from gpt_core.errors import PreemptedError
 from gpt_core.fingerprint import fingerprint
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
@@ -31,9 +34,11 @@ from gpt_core.training.schedule import Schedule
 from gpt_core.training.tasks import IGNORED
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, read_identity, run_job
+from jobs.preemption import note_sigterm
 from jobs.tracking import MetricSink, metric_logger
 from jobs.zero import ZeroEngine, join_ranks, part_ranks
 
+VALIDATION_LOSS = "validation_loss"
 SKIPPED = "skipped_steps"  # a series that stands in the curves where a step had no finite figures
 LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
 
@@ -82,13 +87,8 @@ def make(job: Job) -> Outcome:
     )
     checkpoints = Checkpoints(
         job.output / "checkpoints",
-        conditions={
-            "identity": fingerprint(read_identity(job.output)),
-            "world_size": world_size,
-            "zero_stage": recipe.cluster.train.zero_stage,
-            "micro_batch": batches.micro_batch,
-        },
-        keep=recipe.cluster.train.keep_checkpoints,
+        identity=fingerprint(read_identity(job.output)),
+        settings=recipe.cluster.train,
     )
     curves = _train(job, engine, batches, checkpoints)
     weights = engine.weights()
@@ -96,7 +96,7 @@ def make(job: Job) -> Outcome:
         return Outcome([])
     trained = Decoder(decoder.config)  # a new one: ZeRO 3 has left the old one without weights
     trained.load_state_dict({name.removeprefix("model.decoder."): value for name, value in weights.items()})
-    return replace(_export(job, trained, tokenizer, curves, batches.samples), scratch=[checkpoints.folder])
+    return replace(_export(job, trained, tokenizer, curves, batches.samples), scratch=checkpoints.scratch())
 
 
 def _open_batches(job: Job, tokenizer: Tokenizer, *, rank: int, world_size: int) -> Batches:
@@ -144,7 +144,7 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
     n_targets = lru_cache(maxsize=1)(batches.samples.n_targets)  # asked for by every micro-batch
     done, state = checkpoints.load_newest(engine)
     curves = Curves(state.get("curves"))  # type: ignore[arg-type]
-    with closing(metric_logger(job.recipe)) as sink:
+    with closing(metric_logger(job.recipe)) as sink, note_sigterm() as stop_requested:
         for figures in train(
             engine,
             schedule,
@@ -152,6 +152,7 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
             weigh=lambda step, loss: (loss / n_targets(step), [loss]),
             seed=settings.seed,
             first_step=done,
+            signals=lambda: (stop_requested(), checkpoints.written),
         ):
             step = figures.step
             report = partial(job.report, step * step_tokens, schedule.steps * step_tokens, "tokens")
@@ -160,8 +161,17 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
                 values = _validate(engine, batches)
                 curves.add(step, values)
                 sink(step, values)
-            if step % job.recipe.cluster.train.checkpoint_every_steps == 0 and step < schedule.steps:
-                checkpoints.save(engine, step, {"curves": curves.all()})
+            stopped, written = figures.signals
+            due = step % job.recipe.cluster.train.checkpoint_every_steps == 0 and step < schedule.steps
+            if due or stopped:
+                checkpoints.save(engine, step, {"curves": curves.all()}, validation_loss=curves.newest(VALIDATION_LOSS))
+            elif written == engine.world_size:
+                checkpoints.complete(engine)
+            if stopped:
+                checkpoints.complete(engine)
+                where = f"behind step {step} of {schedule.steps}"
+                raise PreemptedError(f"SIGTERM stopped it {where}; {checkpoints.way_on()}")
+    checkpoints.complete(engine)
     return curves
 
 
@@ -193,7 +203,7 @@ def _validate(engine: Engine, batches: Batches) -> dict[str, float]:
         nats += float(engine.predict(*batch.inputs))
         tokens += float((batch.inputs[1] != IGNORED).sum())
     nats, tokens = engine.sum_over_ranks([nats, tokens])
-    return {"validation_loss": nats / tokens}
+    return {VALIDATION_LOSS: nats / tokens}
 
 
 def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, samples: TrainingSamples) -> Outcome:
@@ -208,7 +218,7 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, curves: Curves, sa
     T = samples.context_length  # noqa: N806
     by_source = samples.count_sequences(steps * samples.batch_sequences) if job.recipe.pretrain.mixture else {}
     counts = job.inputs["shards"].manifest.counts
-    loss = curves.last("validation_loss")
+    loss = curves.last(VALIDATION_LOSS)
     return Outcome(
         paths=[model, job.output / "curves.json"],
         counts={

@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import math
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
@@ -29,11 +30,18 @@ from jobs.network import interface_of, way_to
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("DS_LOG_LEVEL", "warning")
+if "mlflow" not in sys.modules:
+    sys.modules["mlflow"] = None  # type: ignore[assignment]  # 1.4 s a rank for DeepSpeed's autotuner alone
 
 import deepspeed
 import deepspeed.ops
+import deepspeed.utils.groups
+from deepspeed.constants import default_pg_timeout
 
-STATE = "gptmill"  # the key of our state among DeepSpeed's own
+if sys.modules["mlflow"] is None:
+    del sys.modules["mlflow"]
+
+from jobs.zero_files import FilesInMemory, collect_files, load_files
 
 
 def join_ranks(train: TrainCluster) -> tuple[int, int]:
@@ -51,6 +59,8 @@ def join_ranks(train: TrainCluster) -> tuple[int, int]:
     if local_world < int(os.environ.get("WORLD_SIZE", "1")):
         _choose_interface()
     deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
+    if getattr(deepspeed.utils.groups, "_WORLD_GROUP", False) is None:  # it would take torch's, of 30 minutes for gloo
+        deepspeed.utils.groups._WORLD_GROUP = torch.distributed.new_group(timeout=default_pg_timeout)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
@@ -75,6 +85,7 @@ class ZeroEngine:
         )
         self.device = torch.device(self._engine.device)
         self._stage = train.zero_stage
+        self._engine.checkpoint_engine = self._files = FilesInMemory()
 
     def forward(self, *inputs: Tensor) -> Any:
         self._engine.train()
@@ -126,13 +137,16 @@ class ZeroEngine:
                 return {}
             return {name: value.detach().float().cpu().clone() for name, value in module.state_dict().items()}
 
-    def save(self, folder: Path, state: dict[str, Json]) -> None:
-        self._engine.save_checkpoint(str(folder), tag="zero", client_state={STATE: state}, save_latest=False)
+    def gather(self, value: Json) -> list[Json]:
+        values: list[Json] = [None] * self.world_size
+        torch.distributed.gather_object(value, None if self.rank else values)
+        return [] if self.rank else values
 
-    def load(self, folder: Path) -> dict[str, Json]:
-        _, client_state = self._engine.load_checkpoint(str(folder), tag="zero")
-        state: dict[str, Json] = client_state[STATE]
-        return state
+    def state_files(self) -> dict[str, Any]:
+        return collect_files(self._engine, self._files)
+
+    def load(self, folder: Path) -> None:
+        load_files(self._engine, self._files, folder)
 
 
 def _choose_interface() -> None:

@@ -166,7 +166,10 @@ def schema(
 
 
 def main() -> None:
-    """Run the command line. Exit 0; 2 for what the user can put right; 1 for what failed; 130 for Ctrl-C."""
+    """Run the command line. Exit 0; 2 for what the user can put right; 1 for what failed; 130 for Ctrl-C.
+
+    75 where a SIGTERM stopped a training that has kept its work: the same command goes on from there.
+    """
     try:
         app()
     except GptmillError as error:

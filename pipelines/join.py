@@ -20,7 +20,7 @@ from jobs.launch import LaunchSpec, native_command
 from pipelines.lease import lease_owner
 from pipelines.machines import check_machines
 from pipelines.plan import PlannedStage, make_plan
-from pipelines.runner import POLL_SECONDS, job_environment, stop_job
+from pipelines.runner import POLL_SECONDS, grace_seconds, job_environment, stop_job, told_error
 
 
 def join_recipe(recipe: Recipe, *, console: Console) -> None:
@@ -63,9 +63,10 @@ def _join_stage(planned: PlannedStage, console: Console) -> None:
         job.wait()
     finally:
         if job.poll() is None:
-            stop_job(job)
+            stop_job(job, grace_seconds(planned))
     if job.returncode and open_artifact(output) is None:
-        raise StageError(f"{name}: the ranks of this machine ended with {job.returncode}; join again to take part")
+        error = told_error(planned)
+        raise error or StageError(f"{name}: the ranks of this machine ended with {job.returncode}; join again")
     console.print(f"{name:<10} whole", highlight=False)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gpt_core.artifact import Artifact, open_artifact, write_atomically, write_json
-from gpt_core.errors import StageError, UserError
+from gpt_core.errors import GptmillError, PreemptedError, StageError, UserError
 from gpt_core.recipe import Recipe
 from jobs.environment import python_environment
 from jobs.job import ENVIRONMENT, ERROR, IDENTITY, LOG, RECIPE, RUNNER_PID
@@ -32,6 +32,8 @@ from pipelines.watch import Watcher, watch_run
 
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL of an interrupted stage
+TORCHRUN_GRACE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"  # torchrun's own, which it gives its ranks for a checkpoint
+TORCHRUN_GRACE_SECONDS = 30.0  # its default
 
 
 @dataclass(frozen=True)
@@ -150,19 +152,42 @@ def _run_job(planned: PlannedStage, environment: Mapping[str, str], console: Con
             while job.poll() is None:
                 display.update()
                 time.sleep(POLL_SECONDS)
+    except SystemExit:  # SIGTERM: that the stage has kept its work matters to who sent it
+        stop_job(job, grace_seconds(planned))
+        error = told_error(planned)
+        if isinstance(error, PreemptedError):
+            raise error from None
+        raise
     finally:
         if job.poll() is None:
-            stop_job(job)
+            stop_job(job, grace_seconds(planned))
     artifact = open_artifact(planned.output)
     if artifact is not None:  # the manifest is written last: with it, the exit code says nothing more
         return artifact
     if job.returncode == 0:
         raise StageError(f"{planned.stage.name}: the job ended without a manifest; its log is {log}")
-    with suppress(OSError, ValueError):
-        error = json.loads((planned.output / ERROR).read_text(encoding="utf-8"))
-        raise (UserError if error["kind"] == "user" else StageError)(f"{planned.stage.name}: {error['message']}")
+    error = told_error(planned)
+    if error is not None:
+        raise error
     tail = "\n".join(f"  | {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
     raise StageError(f"{planned.stage.name}: the job exited {job.returncode}; the whole log is {log}\n{tail}")
+
+
+def told_error(planned: PlannedStage) -> GptmillError | None:
+    """The error that the job wrote down, if it came to that."""
+    try:
+        told = json.loads((planned.output / ERROR).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    kind = {"user": UserError, "preempted": PreemptedError}.get(told["kind"], StageError)
+    return kind(f"{planned.stage.name}: {told['message']}")
+
+
+def grace_seconds(planned: PlannedStage) -> float:
+    """How long after SIGTERM the stage may still save what it did."""
+    if planned.stage.engine != "deepspeed":
+        return GRACE_SECONDS
+    return float(os.environ.get(TORCHRUN_GRACE, TORCHRUN_GRACE_SECONDS)) + GRACE_SECONDS
 
 
 def job_environment(additions: Mapping[str, str]) -> dict[str, str]:
@@ -170,12 +195,12 @@ def job_environment(additions: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **python_environment(), RUNNER_PID: str(os.getpid()), **additions}
 
 
-def stop_job(job: "subprocess.Popen[bytes]") -> None:
-    """The job and all it started have ended, by SIGTERM or else by SIGKILL."""
+def stop_job(job: "subprocess.Popen[bytes]", grace_seconds: float) -> None:
+    """The job and all it started have ended, by SIGTERM or, after the grace, by SIGKILL."""
     with suppress(ProcessLookupError):
         os.killpg(job.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            job.wait(GRACE_SECONDS)
+            job.wait(grace_seconds)
         os.killpg(job.pid, signal.SIGKILL)
     job.wait()
 
@@ -203,7 +228,10 @@ def _report(recipe: Recipe, artifacts: Mapping[str, Artifact], *, stale: bool) -
 
 
 def raise_on_sigterm() -> None:
-    """A SIGTERM ends the run as Ctrl-C does: the stage is stopped and the lease given back; exit code 143."""
+    """A SIGTERM ends the run as Ctrl-C does: the stage is stopped and the lease given back.
+
+    Exit code 75 where the stage has kept its work, 143 elsewhere.
+    """
 
     def stop(*_: object) -> None:
         sys.exit(128 + signal.SIGTERM)

@@ -22,6 +22,10 @@ class Curves:
         """The last value of a series."""
         return self.series[name][-1][1]
 
+    def newest(self, name: str) -> float | None:
+        """The last value of a series that may have none yet."""
+        return self.last(name) if name in self.series else None
+
     def mean_of_last(self, name: str, count: int) -> float:
         """The mean of the last `count` values of a series: less noise than the last alone."""
         values = [value for _, value in self.series[name][-count:]]

@@ -45,8 +45,17 @@ class Engine(Protocol):
     def weights(self) -> dict[str, Tensor]:
         """All weights of the model in fp32 on the CPU, gathered, on rank 0; elsewhere empty. Every rank must call."""
 
-    def save(self, folder: Path, state: dict[str, Json]) -> None:
-        """The folder holds all that `load` needs, and `state`. Every rank must call."""
+    def gather(self, value: Json) -> list[Json]:
+        """Every rank's value, in the order of the ranks, on rank 0; elsewhere empty. Every rank must call."""
 
-    def load(self, folder: Path) -> dict[str, Json]:
-        """Weights, optimizer and loss scale are those that were saved. Returns the state. Every rank must call."""
+    def state_files(self) -> dict[str, Any]:
+        """What this rank has to write so that `load` finds it: path below a folder -> a text, or what torch.save takes.
+
+        Its tensors are the live ones. Every rank must call.
+        """
+
+    def load(self, folder: Path) -> None:
+        """Weights, optimizer and loss scale are those of the engine that wrote the folder, on however many ranks.
+
+        Every rank must call, before the first step. Raises ArtifactError, on all ranks, for another model's files.
+        """

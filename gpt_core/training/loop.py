@@ -39,6 +39,7 @@ class StepFigures:
     learning_rate: float
     seconds: float
     skipped: bool = False  # a figure was not finite, and the weights did not move
+    signals: Sequence[float] = ()  # each summed over all ranks
 
 
 # (step, the objective's output) -> the loss whose gradients are added, and the sums to add up over the global batch.
@@ -53,11 +54,13 @@ def train(
     weigh: Weigh,
     seed: int,
     first_step: int = 0,
+    signals: Callable[[], Sequence[float]] = tuple,
 ) -> Iterator[StepFigures]:
     """Steps from `first_step` to the schedule's end, one for each item asked for.
 
     `batches(step)` gives this rank's micro-batches, equally many on every rank. `weigh(step, output)` gives the loss,
-    already divided by the global batch's count, and the sums to report. A step whose loss or gradient norm is not
+    already divided by the global batch's count, and the sums to report. `signals` is asked at each step's end, and all
+    ranks learn each one's sum: so they agree on what one of them has seen. A step whose loss or gradient norm is not
     finite is skipped; StageError is raised, on all ranks alike, when more than SKIPS_ALLOWED are so in a row.
     """
     skipped_in_a_row = 0
@@ -73,12 +76,14 @@ def train(
             totals = [a + b for a, b in zip(totals, values, strict=True)] if totals else values
         learning_rate = schedule.learning_rate(step)
         norm = engine.step(learning_rate)
-        figures = engine.sum_over_ranks([float(total) for total in totals])
+        summed = engine.sum_over_ranks([*map(float, totals), *signals()])
+        figures, signalled = summed[: len(totals)], summed[len(totals) :]
         skipped = not all(map(math.isfinite, [*figures, norm]))
         skipped_in_a_row = skipped_in_a_row + 1 if skipped else 0
         if skipped:
             _tell_of(step + 1, loss=figures[0], norm=norm, skipped_in_a_row=skipped_in_a_row)
-        yield StepFigures(step + 1, figures, norm, learning_rate, time.perf_counter() - started, skipped)
+        seconds = time.perf_counter() - started
+        yield StepFigures(step + 1, figures, norm, learning_rate, seconds, skipped, signalled)
 
 
 def _tell_of(step: int, *, loss: float, norm: float, skipped_in_a_row: int) -> None:
