@@ -12,12 +12,18 @@ from jobs.network import way_to
 
 
 def check_machines(recipe: Recipe) -> None:
-    """The rendezvous can be reached, or the hostfile is the recipe's, and every number of machines divides the batch.
+    """The rendezvous can be reached, or the hostfile is the recipe's, and every number of machines may go on.
 
     Raises UserError that names the field and the way out.
     """
     train = recipe.cluster.train
-    for nodes in range(train.min_nodes or train.nodes, train.nodes):
+    least = train.min_nodes or train.nodes
+    if least < train.nodes and not train.max_restarts:
+        raise UserError(
+            f"cluster.train.min_nodes={least}: fewer machines go on by starting again; set cluster.train.max_restarts "
+            "to how often they may, or leave min_nodes out"
+        )
+    for nodes in range(least, train.nodes):
         for section, settings in (("pretrain", recipe.pretrain), ("finetune", recipe.finetune)):
             if settings is not None and settings.batch_sequences % (nodes * train.processes):
                 raise UserError(

@@ -44,11 +44,17 @@ def test_a_rendezvous_that_does_not_resolve_is_refused() -> None:
 
 
 def test_every_number_of_machines_that_may_go_on_divides_the_batch() -> None:
-    recipe = demo("processes=1", "nodes=4", "min_nodes=2", "rendezvous=192.0.2.1:29400")
+    recipe = demo("processes=1", "nodes=4", "min_nodes=2", "max_restarts=3", "rendezvous=192.0.2.1:29400")
     message = (
         r"pretrain\.batch_sequences=\d+ is no multiple of the 3 x 1 ranks that cluster\.train\.min_nodes=2 lets go on"
     )
     with pytest.raises(UserError, match=message):
+        check_machines(recipe)
+
+
+def test_fewer_machines_need_restarts() -> None:
+    recipe = demo("processes=1", "nodes=2", "min_nodes=1", "rendezvous=192.0.2.1:29400")
+    with pytest.raises(UserError, match=r"min_nodes=1: fewer machines go on by starting again; set .*max_restarts"):
         check_machines(recipe)
 
 
