@@ -42,7 +42,7 @@ from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, run_job
 from jobs.node_metrics import watch_node
 from jobs.tracking import MetricSink, metric_logger, register_classifier
-from jobs.zero import ZeroEngine, join_ranks
+from jobs.zero import ZeroEngine, join_ranks, part_ranks
 
 MODEL_FOLDERS = {"pretrained": "model", "scratch": "scratch"}
 
@@ -255,4 +255,4 @@ def _best(curves: Curves) -> float:
 
 
 if __name__ == "__main__":
-    run_job("finetune", make)
+    run_job("finetune", make, part=part_ranks)

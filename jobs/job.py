@@ -6,7 +6,9 @@ The runner prepares the output folder: `recipe.json` (the resolved recipe) and `
 fingerprint is taken of). The job empties it of a former attempt, writes its files, and last its manifest. Beside
 them it keeps `progress.json` (how far it is) and, if it fails, `error.json` (why), which no manifest lists.
 
-Under torchrun every rank runs the job; rank 0 alone prepares, reports and writes the manifest.
+Under torchrun or DeepSpeed's launcher every rank runs the job; rank 0 alone, on whatever machine it is, prepares,
+reports and writes the manifest. Ranks that another machine's runner or `gptmill join` started find what the runner
+adds to a job's environment in `environment.json`.
 """
 
 import argparse
@@ -48,10 +50,13 @@ from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
 
 RECIPE, IDENTITY, PROGRESS, ERROR, LOG = "recipe.json", "identity.json", "progress.json", "error.json", "log.txt"
-KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, LOG, ".attempt", ".lease"})
+ENVIRONMENT = "environment.json"
+KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, ENVIRONMENT, LOG, ".attempt", ".lease"})
 RUNNER_PID = "GPTMILL_RUNNER_PID"  # set by the local runner: its jobs end when it is gone, even by SIGKILL
-UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID"  # torchrun's own
+LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")  # set for a rank by torchrun, by DeepSpeed's launcher
 POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 30.0  # for a killed attempt to be gone
+PATIENCE_OVER_NODES_SECONDS = 120.0  # a file server holds the locks of a machine that is gone: NFS 4 for 90 seconds
 
 logger = logging.getLogger("gptmill")
 
@@ -90,18 +95,27 @@ class Job:
 
 
 def run_job(
-    stage: str, make: Callable[[Job], Outcome], argv: list[str] | None = None, *, keeps: Iterable[str] = ()
+    stage: str,
+    make: Callable[[Job], Outcome],
+    argv: list[str] | None = None,
+    *,
+    keeps: Iterable[str] = (),
+    part: Callable[[], None] = lambda: None,
 ) -> NoReturn:
     """Run `make` under the contract above and exit: 0 with a manifest, else with the error's code.
 
-    `keeps` names what of a former attempt stays in the output: `make` goes on from there.
+    `keeps` names what of a former attempt stays in the output: `make` goes on from there. Every rank calls `part` once
+    its work is done, rank 0 behind the manifest.
     """
     arguments = _parse_arguments(stage, argv)
+    _take_environment(arguments.output)
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(asctime)s %(message)s")
     end_with_runner()
     try:
-        _attempt(stage, make, arguments, rank, frozenset(keeps))
+        if not (_is_rank() and (arguments.output / MANIFEST).exists()):  # a rank failed behind the manifest
+            _attempt(stage, make, arguments, rank, frozenset(keeps))
+            part()
     except GptmillError as error:
         end_with_error(error, arguments.output)
     _leave(0)
@@ -117,7 +131,7 @@ def end_with_error(error: GptmillError, output: Path) -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    if UNDER_TORCHRUN in os.environ:  # gloo's threads now and then abort in the interpreter's teardown
+    if _is_rank():  # gloo's threads now and then abort in the interpreter's teardown
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -146,7 +160,8 @@ def _attempt(
     if rank:
         make(job)
         return
-    with _only_attempt(job.output, keeps=keeps):
+    patience = PATIENCE_SECONDS if recipe.cluster.train.nodes == 1 else PATIENCE_OVER_NODES_SECONDS
+    with _only_attempt(job.output, keeps=keeps, patience_seconds=patience):
         usage = _Usage()
         outcome = make(job)
         cpu_seconds, peak_memory_bytes = usage.stop()
@@ -187,6 +202,20 @@ def _open_input(name: str, path: str, *, elsewhere: Sequence[str]) -> Artifact:
     return artifact
 
 
+def _is_rank() -> bool:
+    """Whether a launcher of ranks started this process, its parent."""
+    return any(name in os.environ for name in LAUNCHERS)
+
+
+def _take_environment(output: Path) -> None:
+    """What the runner adds to the environment of its job is there in a rank of another machine too."""
+    try:
+        additions: dict[str, str] = json.loads((output / ENVIRONMENT).read_text(encoding="utf-8"))
+    except OSError:  # no runner prepared it, or the environment is the runner's own and its run is over
+        return
+    os.environ.update(additions)
+
+
 def read_identity(output: Path) -> dict[str, Json]:
     """What the output's fingerprint is taken of, as the runner prepared it."""
     try:
@@ -202,7 +231,7 @@ class _only_attempt:  # noqa: N801  used as a function in a with statement
     The lock goes when the process goes, however it ends; a killed attempt may need a moment to be gone.
     """
 
-    def __init__(self, output: Path, *, keeps: frozenset[str], patience_seconds: float = 30.0) -> None:
+    def __init__(self, output: Path, *, keeps: frozenset[str], patience_seconds: float) -> None:
         self.output = output
         self.kept = KEPT_BETWEEN_ATTEMPTS | keeps
         self.patience_seconds = patience_seconds
@@ -230,11 +259,10 @@ class _only_attempt:  # noqa: N801  used as a function in a with statement
 
 
 class _Usage:
-    """CPU seconds and peak resident memory of the job's processes: this one's tree, under torchrun all ranks'."""
+    """CPU seconds and peak resident memory of the job's processes on this machine: its tree, or all ranks' here."""
 
     def __init__(self) -> None:
-        under_torchrun = UNDER_TORCHRUN in os.environ
-        self.root = psutil.Process(os.getppid() if under_torchrun else os.getpid())
+        self.root = psutil.Process(os.getppid() if _is_rank() else os.getpid())
         self.peak_bytes = 0
         self.seen_centiseconds: dict[tuple[int, float], int] = {}  # of each process ever seen, without its children
         self.ended = threading.Event()

@@ -1,4 +1,4 @@
-"""From a stage to the native command that makes it: a local process, torchrun, or a job of Ray's Jobs API."""
+"""From a stage to the native command that makes it: a process here, torchrun, DeepSpeed's launcher, a job of Ray's."""
 
 import hashlib
 import sys
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gpt_core.recipe import Cluster
+from gpt_core.recipe import Cluster, TrainCluster
 from jobs.job import RECIPE
 
 Engine = Literal["spark", "ray", "deepspeed", "python"]
@@ -27,19 +27,35 @@ class LaunchSpec:
 def native_command(spec: LaunchSpec, cluster: Cluster) -> list[str]:
     """The command that makes the output and ends with the job's outcome.
 
-    A process on this machine; DeepSpeed's jobs run under torchrun, a process a rank; with `cluster.ray.jobs_address`
-    Ray's jobs are submitted, and the command follows them.
+    A process on this machine; DeepSpeed's jobs run a process a rank, under torchrun or with `cluster.train.hostfile`
+    under DeepSpeed's launcher; with `cluster.ray.jobs_address` Ray's jobs are submitted, and the command follows them.
+    Where several machines train, each starts the very same command, and finds all its paths in a shared file system.
     """
     arguments = ["--recipe", str(spec.output / RECIPE), "--output", str(spec.output)]
     if spec.inputs:
         arguments += ["--inputs", *(f"{name}={path}" for name, path in spec.inputs.items())]
-    launcher: list[str] = []
-    if spec.engine == "deepspeed":
-        ranks = str(cluster.train.processes)
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
-    command = [sys.executable, *launcher, "-m", spec.module, *arguments]
+    launcher = _launcher(cluster.train, submission_id(spec.output)) if spec.engine == "deepspeed" else ["-m"]
+    command = [sys.executable, *launcher, spec.module, *arguments]
     submission = _submission(spec, cluster)
     return [*submission, "--output", str(spec.output), "--", *command] if submission else command
+
+
+def _launcher(train: TrainCluster, name: str) -> list[str]:
+    """What starts the ranks of this machine, or with a hostfile of all, up to the job's module."""
+    ranks = ["--nproc-per-node", str(train.processes)]
+    restarts = ["--max-restarts", str(train.max_restarts)]
+    if train.hostfile is not None:
+        places = ["--hostfile", train.hostfile, "--num_nodes", str(train.nodes), "--num_gpus", str(train.processes)]
+        alone = ["--no_ssh_check", "--master_addr", "127.0.0.1"] if train.nodes == 1 else []
+        quiet = ["--log_level", "warning"]  # its log would tell all of MLFLOW_*, passwords too
+        return ["-m", "deepspeed.launcher.runner", *places, *alone, *quiet, "--no_local_rank", "--module"]
+    if train.nodes > 1 and train.rendezvous is not None:
+        nodes = f"{train.min_nodes}:{train.nodes}" if train.min_nodes is not None else str(train.nodes)
+        meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", train.rendezvous, "--rdzv-id", name]
+        return ["-m", "jobs.node", "--nnodes", nodes, *ranks, *meeting, *restarts, "-m"]
+    if train.max_restarts:
+        return ["-m", "jobs.node", "--standalone", *ranks, *restarts, "-m"]
+    return ["-m", "torch.distributed.run", "--standalone", *ranks, "-m"]
 
 
 def stop_command(spec: LaunchSpec, cluster: Cluster) -> list[str] | None:

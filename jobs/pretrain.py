@@ -44,7 +44,7 @@ from jobs.preemption import note_sigterm
 from jobs.pretrain_record import SKIPPED, Recorder
 from jobs.pretrain_sample import Sampler
 from jobs.tracking import metric_logger
-from jobs.zero import ZeroEngine, join_ranks
+from jobs.zero import ZeroEngine, join_ranks, part_ranks
 
 SAMPLES = "samples.json"
 LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
@@ -266,4 +266,4 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, batches: Batches) 
 
 
 if __name__ == "__main__":
-    run_job("pretrain", make, keeps=("checkpoints", STEPS))
+    run_job("pretrain", make, keeps=("checkpoints", STEPS), part=part_ranks)

@@ -1,9 +1,12 @@
 """DeepSpeed ZeRO as an Engine: the only deepspeed import.
 
-Runs under torchrun, one process a rank: NCCL on GPUs, gloo on CPUs. Nothing is compiled at start: the optimizer is
-torch's, and DeepSpeed's shared-memory collectives, a three-minute build, are switched off.
+Runs under torchrun or DeepSpeed's launcher, one process a rank: NCCL on GPUs, gloo on CPUs. A collective that waits
+longer than DEEPSPEED_TIMEOUT minutes (10) fails: so long may a rank go unmissed whose machine fell silent. Nothing is
+compiled at start: the optimizer is torch's, and DeepSpeed's shared-memory collectives, a three-minute build, are
+switched off.
 """
 
+import ipaddress
 import logging
 import math
 import os
@@ -12,6 +15,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from gpt_core.model.decoder import Block
 from gpt_core.recipe import Optimization, TrainCluster
 from gpt_core.training.optimizer import make_optimizer
 from gpt_core.training.zero_config import make_zero_config
+from jobs.network import interface_of, way_to
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -33,6 +38,8 @@ if "mlflow" not in sys.modules:
 
 import deepspeed
 import deepspeed.ops
+import deepspeed.utils.groups
+from deepspeed.constants import default_pg_timeout
 from deepspeed.utils import safe_get_full_fp32_param, set_z3_leaf_module
 
 if sys.modules["mlflow"] is None:
@@ -45,7 +52,7 @@ def join_ranks(train: TrainCluster) -> tuple[int, int]:
     """All ranks have met. Returns (rank, world size). CPU threads are shared out among the ranks of this machine."""
     if "RANK" not in os.environ:  # DeepSpeed would look for MPI
         raise UserError("no RANK is set; start training jobs under torchrun, as `gptmill run` does")
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE", "1"))  # torchrun, DeepSpeed
     torch.set_num_threads(train.threads_per_process or max(1, (os.cpu_count() or 1) // local_world))
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     logging.getLogger("DeepSpeed").addFilter(lambda record: "untested optimizer" not in record.getMessage())  # ours
@@ -55,8 +62,21 @@ def join_ranks(train: TrainCluster) -> tuple[int, int]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if local_world < int(os.environ.get("WORLD_SIZE", "1")):
+        _choose_interface()
     deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
+    if getattr(deepspeed.utils.groups, "_WORLD_GROUP", False) is None:  # it would take torch's, of 30 minutes for gloo
+        deepspeed.utils.groups._WORLD_GROUP = torch.distributed.new_group(timeout=default_pg_timeout)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def part_ranks() -> None:
+    """Every rank is here, and rank 0's last work is done.
+
+    A machine whose ranks have ended leaves after 300 seconds, and the rendezvous with it, if it hosts that. The group
+    that waits is one of its own, whose patience is beyond any export.
+    """
+    torch.distributed.barrier(torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1)))
 
 
 class ZeroEngine:
@@ -187,6 +207,18 @@ def require_compiler() -> None:
             f"cluster.train.compile=true needs a C++ compiler, and there is no {compiler} on PATH; install one, name "
             "it in CXX, or set cluster.train.compile to false"
         )
+
+
+def _choose_interface() -> None:
+    """gloo and NCCL use the interface that leads to rank 0; gloo would take the one that has the host name's address.
+
+    What is set stays. Where rank 0's name means this machine's loopback, which leads nowhere, nothing is chosen.
+    """
+    _, here = way_to(os.environ["MASTER_ADDR"])
+    name = interface_of(here)
+    if name is not None and not ipaddress.ip_address(here).is_loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
 
 
 def _switch_off_compiled_collectives() -> None:

@@ -57,6 +57,17 @@ def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: O
     console.print(f"MLflow     {result.tracking_command}", highlight=False, soft_wrap=True)
 
 
+@app.command(epilog=example("gptmill join recipes/large.yaml"))
+def join(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Train with the machine that runs the recipe: on each further one of cluster.train.nodes, with the same files."""
+    from pipelines.join import join_recipe
+    from pipelines.runner import raise_on_sigterm
+
+    resolved = load(recipe, overrides)
+    raise_on_sigterm()
+    join_recipe(resolved, console=Console())
+
+
 @app.command(epilog=example("gptmill plan recipes/demo.yaml --set pretrain.learning_rate=1e-3"))
 def plan(
     recipe: RecipePath,

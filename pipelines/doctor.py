@@ -15,6 +15,7 @@ from gpt_core.errors import GptmillError
 from gpt_core.recipe import Recipe
 from pipelines.checks import check_labels, check_ray_jobs, prepare_workspace
 from pipelines.java import java_problem
+from pipelines.machines import check_machines
 from pipelines.plan import make_plan
 
 ENGINES = ("pyspark", "ray", "torch", "deepspeed", "mlflow", "pyarrow")
@@ -65,6 +66,10 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
     yield _try("inputs", "every file of the recipe can be read", lambda: make_plan(recipe))
     yield _try("labels", "every row can be read and its label used", lambda: check_labels(recipe))
     yield _try("tracking", "answers", lambda: _check_tracking(recipe))
+    train = recipe.cluster.train
+    if train.nodes > 1 or train.hostfile is not None:
+        where = train.hostfile or train.rendezvous
+        yield _try("machines", f"{train.nodes} x {train.processes} ranks, {where}", lambda: check_machines(recipe))
     if recipe.cluster.ray.jobs_address is not None:
         yield _ray_jobs(recipe, recipe.cluster.ray.jobs_address)
 

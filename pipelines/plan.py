@@ -50,9 +50,10 @@ def resolve_paths(recipe: Recipe) -> Recipe:
         tree["tokenizer"]["path"] = str(_absolute(recipe.tokenizer.path, "tokenizer.path"))
     if recipe.pretrain.init_from is not None:
         tree["pretrain"]["init_from"] = str(_absolute(recipe.pretrain.init_from, "pretrain.init_from"))
-    if recipe.cluster.train.shard_cache is not None:
-        folder = str(_absolute(recipe.cluster.train.shard_cache, "cluster.train.shard_cache"))
-        tree["cluster"]["train"]["shard_cache"] = folder
+    for field in ("shard_cache", "hostfile"):
+        path = tree["cluster"]["train"][field]
+        if path is not None:
+            tree["cluster"]["train"][field] = str(_absolute(path, f"cluster.train.{field}"))
     if recipe.finetune is not None:
         for split in ("train", "validation", "test"):
             tree["finetune"][split] = str(_absolute(tree["finetune"][split], f"finetune.{split}"))

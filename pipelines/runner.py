@@ -22,7 +22,7 @@ from gpt_core.artifact import Artifact, open_artifact, write_atomically, write_j
 from gpt_core.errors import GptmillError, PreemptedError, StageError, UserError
 from gpt_core.recipe import Recipe
 from jobs.environment import python_environment
-from jobs.job import ERROR, IDENTITY, LOG, RECIPE, RUNNER_PID
+from jobs.job import ENVIRONMENT, ERROR, IDENTITY, LOG, RECIPE, RUNNER_PID
 from jobs.tracking import page_command
 from pipelines.checks import check_before_start, prepare_workspace
 from pipelines.display import StageDisplay
@@ -96,10 +96,12 @@ def _run_stage(planned: PlannedStage, recipe: Recipe, *, console: Console, watch
             return artifact
         write_atomically(output / RECIPE, recipe.model_dump_json(indent=1) + "\n")
         write_json(output / IDENTITY, planned.identity)
-        (output / ERROR).unlink(missing_ok=True)
+        for stale in (ERROR, ENVIRONMENT):
+            (output / stale).unlink(missing_ok=True)
         if not console.is_terminal:
             console.print(f"{name:<10} runs: {planned.why}", highlight=False)
         environment = watcher.started(planned)
+        _open_to_others(output, environment)
         try:
             artifact = _run_job(planned, environment, console)
         except BaseException as error:
@@ -108,10 +110,20 @@ def _run_stage(planned: PlannedStage, recipe: Recipe, *, console: Console, watch
                 console.print(f"{name:<10} its Ray job goes on; run again to attach, or stop it:", highlight=False)
                 console.print(shlex.join(planned.stop_command), highlight=False, soft_wrap=True)
             raise
+        finally:
+            (output / ENVIRONMENT).unlink(missing_ok=True)
         watcher.made(planned, artifact)
     seconds = artifact.manifest.wall_seconds
     console.print(f"{name:<10} made in {seconds:,.1f} s", highlight=False)
     return artifact
+
+
+def _open_to_others(output: Path, environment: Mapping[str, str]) -> None:
+    """Other machines may start their ranks, which read `environment`; only this user can, as the URI may be secret."""
+    draft = output / f".{ENVIRONMENT}.{os.getpid()}"
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+        json.dump(dict(environment), stream)
+    draft.replace(output / ENVIRONMENT)
 
 
 def _finished_meanwhile(output: Path) -> Artifact | None:
@@ -132,7 +144,7 @@ def _run_job(planned: PlannedStage, environment: Mapping[str, str], console: Con
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=_environment(environment),
+            env=job_environment(environment),
             start_new_session=True,
         )
     try:
@@ -141,27 +153,27 @@ def _run_job(planned: PlannedStage, environment: Mapping[str, str], console: Con
                 display.update()
                 time.sleep(POLL_SECONDS)
     except SystemExit:  # SIGTERM: that the stage has kept its work matters to who sent it
-        _stop(job, _grace_seconds(planned))
-        error = _told_error(planned)
+        stop_job(job, grace_seconds(planned))
+        error = told_error(planned)
         if isinstance(error, PreemptedError):
             raise error from None
         raise
     finally:
         if job.poll() is None:
-            _stop(job, _grace_seconds(planned))
+            stop_job(job, grace_seconds(planned))
     artifact = open_artifact(planned.output)
     if artifact is not None:  # the manifest is written last: with it, the exit code says nothing more
         return artifact
     if job.returncode == 0:
         raise StageError(f"{planned.stage.name}: the job ended without a manifest; its log is {log}")
-    error = _told_error(planned)
+    error = told_error(planned)
     if error is not None:
         raise error
     tail = "\n".join(f"  | {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
     raise StageError(f"{planned.stage.name}: the job exited {job.returncode}; the whole log is {log}\n{tail}")
 
 
-def _told_error(planned: PlannedStage) -> GptmillError | None:
+def told_error(planned: PlannedStage) -> GptmillError | None:
     """The error that the job wrote down, if it came to that."""
     try:
         told = json.loads((planned.output / ERROR).read_text(encoding="utf-8"))
@@ -171,17 +183,19 @@ def _told_error(planned: PlannedStage) -> GptmillError | None:
     return kind(f"{planned.stage.name}: {told['message']}")
 
 
-def _grace_seconds(planned: PlannedStage) -> float:
+def grace_seconds(planned: PlannedStage) -> float:
+    """How long after SIGTERM the stage may still save what it did."""
     if planned.stage.engine != "deepspeed":
         return GRACE_SECONDS
     return float(os.environ.get(TORCHRUN_GRACE, TORCHRUN_GRACE_SECONDS)) + GRACE_SECONDS
 
 
-def _environment(additions: Mapping[str, str]) -> dict[str, str]:
+def job_environment(additions: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a job that ends with this process."""
     return {**os.environ, **python_environment(), RUNNER_PID: str(os.getpid()), **additions}
 
 
-def _stop(job: "subprocess.Popen[bytes]", grace_seconds: float) -> None:
+def stop_job(job: "subprocess.Popen[bytes]", grace_seconds: float) -> None:
     """The job and all it started have ended, by SIGTERM or, after the grace, by SIGKILL."""
     with suppress(ProcessLookupError):
         os.killpg(job.pid, signal.SIGTERM)

@@ -115,10 +115,10 @@ class TrainCluster(Section):
             )
         if self.min_nodes is not None and self.min_nodes > self.nodes:
             raise ValueError(f"cluster.train.min_nodes={self.min_nodes} exceeds cluster.train.nodes={self.nodes}")
-        if self.hostfile is not None and (self.rendezvous is not None or self.min_nodes is not None):
+        if self.hostfile is not None and (self.rendezvous or self.min_nodes or self.max_restarts):
             raise ValueError(
-                f"cluster.train.hostfile={self.hostfile!r} is of DeepSpeed's launcher, rendezvous and min_nodes are of "
-                "torchrun; leave out the one or the others"
+                f"cluster.train.hostfile={self.hostfile!r} is of DeepSpeed's launcher; rendezvous, min_nodes and "
+                "max_restarts are of torchrun; leave out the one or the others"
             )
         return self
 

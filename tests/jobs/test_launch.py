@@ -33,6 +33,29 @@ def test_deepspeed_runs_a_process_a_rank() -> None:
     assert native_command(spec("deepspeed"), cluster) == [sys.executable, *torchrun, "-m", "jobs.it", *JOB]
 
 
+def test_a_training_that_restarts_or_has_several_machines_is_one_command_for_all() -> None:
+    def launcher(train: TrainCluster) -> list[str]:
+        return native_command(spec("deepspeed"), Cluster(train=train))[1 : -len(JOB)]
+
+    restarting = ["-m", "jobs.node", "--standalone", "--nproc-per-node", "2", "--max-restarts", "3", "-m", "jobs.it"]
+    assert launcher(TrainCluster(processes=2, max_restarts=3)) == restarting
+    several = TrainCluster(processes=8, nodes=4, rendezvous="head:29400", max_restarts=3)
+    assert launcher(several) == [
+        *["-m", "jobs.node", "--nnodes", "4", "--nproc-per-node", "8", "--rdzv-backend", "c10d"],
+        *["--rdzv-endpoint", "head:29400", "--rdzv-id", "gptmill-shards-0123456789ab-720be3"],
+        *["--max-restarts", "3", "-m", "jobs.it"],
+    ]
+    assert launcher(several.model_copy(update={"min_nodes": 2}))[2:4] == ["--nnodes", "2:4"]
+
+
+def test_a_hostfile_starts_the_ranks_of_all_machines_from_one() -> None:
+    cluster = Cluster(train=TrainCluster(processes=8, nodes=2, hostfile="/w/hosts"))
+    assert native_command(spec("deepspeed"), cluster) == [
+        *[sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", "/w/hosts", "--num_nodes", "2"],
+        *["--num_gpus", "8", "--log_level", "warning", "--no_local_rank", "--module", "jobs.it", *JOB],
+    ]
+
+
 def test_a_jobs_address_submits_what_would_run_here_and_nothing_else() -> None:
     cluster = Cluster(ray=RayCluster(jobs_address=ADDRESS))
     submission = [sys.executable, "-m", "jobs.ray_submission", "--address", "http://head:8265", "--id"]
