@@ -6,6 +6,7 @@ compiled at start: the optimizer is torch's, and DeepSpeed's shared-memory colle
 switched off.
 """
 
+import ctypes
 import ipaddress
 import logging
 import math
@@ -47,6 +48,8 @@ if sys.modules["mlflow"] is None:
 
 from jobs.zero_files import FilesInMemory, collect_files, load_files
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+
 
 def join_ranks(train: TrainCluster) -> tuple[int, int]:
     """All ranks have met. Returns (rank, world size). CPU threads are shared out among the ranks of this machine."""
@@ -60,7 +63,9 @@ def join_ranks(train: TrainCluster) -> tuple[int, int]:
     warnings.filterwarnings("ignore", category=FutureWarning, message=deepspeed_calls)
     _switch_off_compiled_collectives()
     cuda = torch.cuda.is_available()
-    if cuda:
+    if not cuda:
+        _keep_freed_memory()
+    else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if local_world < int(os.environ.get("WORLD_SIZE", "1")):
         _choose_interface()
@@ -219,6 +224,18 @@ def _choose_interface() -> None:
     if name is not None and not ipaddress.ip_address(here).is_loopback:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+
+
+def _keep_freed_memory() -> None:
+    """Blocks that a step frees stay with the process for the next; elsewhere than under glibc nothing changes.
+
+    glibc gives large ones back to the system at once and gets them anew, page by page and zeroed: a sixth of the
+    CPU-seconds of a step of 30 M parameters, for 4 % of its memory.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def _switch_off_compiled_collectives() -> None:
