@@ -99,6 +99,7 @@ class ZeroEngine:
         if train.compile:
             _compile_blocks(objective)
         self._norm_limit = math.inf
+        self._allowed: bool | None = None  # once it is known of this step
         self._engine, *_ = deepspeed.initialize(
             model=objective,
             optimizer=self._optimizer,
@@ -126,7 +127,7 @@ class ZeroEngine:
 
     def step(self, share: float, *, norm_limit: float = math.inf) -> float:
         self._optimizer.set_rates(share)
-        self._norm_limit = norm_limit
+        self._norm_limit, self._allowed = norm_limit, None
         if self._stage == 0:
             return self._plain_step()
         self._engine.step()
@@ -138,8 +139,10 @@ class ZeroEngine:
         return norm if norm >= 0 else math.inf  # -1 stands for any that is not finite
 
     def _may_step(self) -> bool:
-        """Whether the optimizer may move what ZeRO has put into it: the same on all ranks."""
-        return self._stage == 0 or self._is_allowed(self._gradient_norm())
+        """Whether the optimizer may move what ZeRO has put into it: the same on all ranks, and for all its groups."""
+        if self._allowed is None:
+            self._allowed = self._stage == 0 or self._is_allowed(self._gradient_norm())
+        return self._allowed
 
     def _is_allowed(self, norm: float) -> bool:
         return math.isfinite(norm) and norm <= self._norm_limit

@@ -73,7 +73,7 @@ ROUNDED = [
     Case(2, "muon", "bf16", offload="optimizer"),
     Case(3, "muon", "bf16", offload="parameters"),
 ]
-COMPILED = [Case(stage, "adamw", "autocast", compile=True) for stage in (0, 1, 2, 3)]
+COMPILED = [Case(stage, compile=True) for stage in (1, 3)]
 
 
 class Scaled(nn.Module):
@@ -217,7 +217,7 @@ def start(cases: list[Case], folder: Path) -> dict[str, dict[str, list[float]]]:
     root = Path(__file__).parents[2]
     names = [case.name for case in cases]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     done = subprocess.run(
         [*command, folder, *names], capture_output=True, text=True, env=environment, cwd=root, check=False
     )
@@ -242,8 +242,11 @@ def names(cases: list[Case]) -> list[str]:
 @pytest.mark.train
 @pytest.mark.parametrize("case", EXACT, ids=names(EXACT))
 def test_steps_are_those_of_plain_torch_on_the_whole_batch(case: Case, told: dict[str, dict[str, list[float]]]) -> None:
+    assert_plain(case, told[case.name])
+
+
+def assert_plain(case: Case, seen: dict[str, list[float]]) -> None:
     norms, weights = plain_steps(case)
-    seen = told[case.name]
     for step, norm in norms.items():
         if math.isfinite(norm):
             assert seen["norms"][step] == pytest.approx(norm, rel=1e-3), step
@@ -264,7 +267,7 @@ def assert_nearly_plain(case: Case, seen: dict[str, list[float]]) -> None:
     way = nn.utils.parameters_to_vector([value - first[name].detach() for name, value in weights.items()])
     off = nn.utils.parameters_to_vector([torch.tensor(seen["weights"][name]) - weights[name] for name in weights])
     # Muon blows the smallest singular values up, and they are rounding; a wrong direction would give 1.4.
-    assert off.norm() / way.norm() < (0.5 if case.optimizer == "muon" else 0.1)
+    assert off.norm() / way.norm() < (0.5 if case.optimizer == "muon" else 0.3)
 
 
 @pytest.mark.train
@@ -303,7 +306,7 @@ def test_the_memory_of_a_rank_is_told(told: dict[str, dict[str, int]]) -> None:
 @pytest.mark.parametrize("case", COMPILED, ids=names(COMPILED))
 def test_compiled_blocks_take_the_same_steps(case: Case, told_compiled: dict[str, dict[str, list[float]]]) -> None:
     seen = told_compiled[case.name]
-    assert_nearly_plain(case, seen)
+    assert_plain(case, seen)
     assert seen["moved"] == TAKEN
     assert seen["resumed"]
 
