@@ -82,3 +82,23 @@ def test_killed_in_the_middle_it_ends_the_same(
     artifact = project.artifact(tmp_path, stage)
     artifact.verify()
     assert content(artifact) == content(project.artifact(whole, stage))
+
+
+def test_sigterm_while_it_trains_keeps_all_steps_and_asks_to_be_started_again(
+    project: Project, whole: Path, tmp_path: Path
+) -> None:
+    for name in UPSTREAM["pretrain"]:
+        shutil.copytree(whole / name, tmp_path / name)
+    output = project.plan(tmp_path)["pretrain"].output
+    process = project.start(tmp_path, "--until", "pretrain", "--set", "cluster.train.checkpoint_every_steps=1000")
+    wait_until(lambda: (output / "progress.json").exists() or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate()
+    assert process.returncode == 75, told
+    assert "pretrain: SIGTERM stopped it behind step" in told
+    assert (output / "checkpoints" / "latest").exists()
+    assert not (output / "manifest.json").exists()
+
+    project.run(tmp_path, "--until", "pretrain")
+    assert "resumed behind step" in (output / "log.txt").read_text()
+    assert content(project.artifact(tmp_path, "pretrain")) == content(project.artifact(whole, "pretrain"))
