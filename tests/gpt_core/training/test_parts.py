@@ -30,10 +30,23 @@ def test_the_micro_batch_divides_a_ranks_part(batch: int, world_size: int, at_mo
 
 
 def test_deepspeed_gets_the_recipes_numbers() -> None:
-    config = make_zero_config(Pretrain(gradient_clip=0.7), TrainCluster(zero_stage=1), micro_batch=3)
+    config = make_zero_config(Pretrain(gradient_clip=0.7), TrainCluster(zero_stage=1), micro_batch=3, parameters=1_000)
     assert config["gradient_clipping"] == 0.7
-    assert config["zero_optimization"] == {"stage": 1}
+    assert config["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 1_000}
     assert config["train_micro_batch_size_per_gpu"] == 3
+
+
+def test_whole_weights_and_gradients_stand_a_bucket_at_a_time() -> None:
+    zero = make_zero_config(Pretrain(), TrainCluster(zero_stage=3), micro_batch=3, parameters=10**9)[
+        "zero_optimization"
+    ]
+    assert zero == {
+        "stage": 3,
+        "reduce_bucket_size": 2**23,
+        "stage3_max_live_parameters": 2**23,
+        "stage3_max_reuse_distance": 0,
+        "stage3_prefetch_bucket_size": 2**22,
+    }
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
