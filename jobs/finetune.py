@@ -18,7 +18,8 @@ from torch import Tensor
 from gpt_core.artifact import write_json
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.heads import SequenceClassifier
-from gpt_core.model.hf import load_decoder, save_classifier
+from gpt_core.model.hf import save_classifier
+from gpt_core.model.start import load_with_padding
 from gpt_core.recipe import Finetune
 from gpt_core.tokenizer.tokenizer import Tokenizer, write_classifier_tokenizer
 from gpt_core.training.curves import Curves
@@ -114,9 +115,10 @@ def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, w
     train_rows, validation_rows = read(Path(settings.train)), read(Path(settings.validation))
     names = label_names(train_rows)
     tokenizer = Tokenizer.load(pretrained)
-    decoder = load_decoder(pretrained)
+    decoder = load_with_padding(pretrained)
     encode = partial(encode_split, tokenizer=tokenizer, names=names, max_tokens=_max_tokens(settings, decoder))
     pad_id = decoder.config.pad_id
+    assert pad_id is not None, decoder.config
     train_split = encode(draw_rows(train_rows, settings.max_examples, seed=settings.seed))
     cut = partial(epoch_batches, train_split.lengths, batch_sequences=settings.batch_sequences, seed=settings.seed)
     return Splits(
@@ -125,7 +127,7 @@ def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, w
         validation=encode(validation_rows),
         names=names,
         settings=settings,
-        pad_id=tokenizer.end_of_text_id if pad_id is None else pad_id,
+        pad_id=pad_id,
         end_of_text_id=tokenizer.end_of_text_id,
         rank=rank,
         world_size=world_size,
@@ -143,7 +145,7 @@ def _max_tokens(settings: Finetune, decoder: Decoder) -> int:
 
 def _make_classifier(pretrained: Path, splits: Splits, *, from_scratch: bool = False) -> SequenceClassifier:
     settings = splits.settings
-    decoder = load_decoder(pretrained)
+    decoder = load_with_padding(pretrained)
     if from_scratch:
         decoder.init_weights(settings.seed)
     return SequenceClassifier(decoder, len(splits.names), settings.classifier_dropout, seed=settings.seed)

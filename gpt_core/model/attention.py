@@ -5,20 +5,17 @@ Dimensions: B sequences, T tokens, C = n_embd, H query heads, K key and value he
 """
 
 import math
-from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask
 
 from gpt_core.model.config import RMS_NORM_EPS, DecoderConfig
+from gpt_core.model.document_mask import Mask, masked_flex_attention
 
 SLICE_QUERIES = 128
 SLICED_CONTEXT = 1024  # beyond it, what the sliced kernel keeps for the backward pass, B H T T / 2, grows large
-
-Mask = Tensor | BlockMask
 
 
 class KeyValueCache:
@@ -96,7 +93,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, dropout: float, mask: M
     `mask` is that of `document_mask`, which is causal itself; None is causal over all keys.
     """
     if isinstance(mask, BlockMask):
-        return _flex_attention(q, k, v, mask)
+        return masked_flex_attention(q, k, v, mask)
     T, S, groups = q.size(2), k.size(2), q.size(1) // k.size(1)
     sliced = q.device.type == "cpu" and q.dtype == torch.bfloat16 and T == S <= SLICED_CONTEXT and not dropout
     if sliced:
@@ -132,37 +129,6 @@ def _sliced_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> T
             scores = (rows @ keys).view(B, H, -1, end).add_(bias[..., start:end, :end]).view(B * H, -1, end)
         slices.append(scores.softmax(dim=-1) @ v[:, :end])
     return torch.cat(slices, dim=1).view(B, H, T, D)
-
-
-def document_mask(positions: Tensor, *, past: int, flex: bool) -> Mask:
-    """Every token attends to itself and to as many tokens before it as its position in its document says.
-
-    `positions` (B, T) are of the last T of past + T tokens. Returns a bool mask (B, 1, T, past + T), or for `flex`
-    a block mask, which needs past = 0. It serves all blocks of a forward pass.
-    """
-    B, T = positions.shape
-    if flex:
-
-        def attends(b: Tensor, _: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return (key <= query) & (key >= query - positions[b, query])
-
-        return create_block_mask(attends, B, None, T, T, device=positions.device)
-    query = torch.arange(past, past + T, device=positions.device)[:, None]  # (T, 1)
-    key = torch.arange(past + T, device=positions.device)  # (S,)
-    return ((key <= query) & (key >= query - positions[..., None]))[:, None]
-
-
-def _flex_attention(q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
-    """Attention that skips blocks of keys which `mask` hides; compiled here where no caller is."""
-    flex: Any = flex_attention if torch.compiler.is_compiling() else compiled_flex_attention()
-    out: Tensor = flex(q, k, v, block_mask=mask, enable_gqa=q.size(1) > k.size(1))
-    return out
-
-
-@lru_cache(maxsize=1)
-def compiled_flex_attention() -> Any:
-    """The fused kernel, compiled at its first call; uncompiled, flex_attention would keep all scores."""
-    return torch.compile(flex_attention, dynamic=False)
 
 
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gpt_core.model.attention import Attention, KeyValueCache, Mask, RMSNorm, document_mask, rotary_angles
+from gpt_core.model.attention import Attention, KeyValueCache, RMSNorm, rotary_angles
 from gpt_core.model.config import INIT_STD, LAYER_NORM_EPS, DecoderConfig
+from gpt_core.model.document_mask import Mask, document_mask
 
 
 class Mlp(nn.Module):

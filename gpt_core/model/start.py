@@ -1,9 +1,10 @@
-"""The decoder that pre-training begins with: random weights, or those of a language model in Hugging Face layout."""
+"""What training begins with: random weights, or those of a language model in Hugging Face layout."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from gpt_core import recipe
 from gpt_core.errors import UserError
@@ -32,7 +33,27 @@ def start_decoder(model: recipe.Model, *, vocab_size: int, init_from: str | None
             f"{vocab_size} tokens; set tokenizer.path to the tokenizer of that model"
         )
     pad_id = vocab_size if vocab_size < stored.vocab_size else None
+    return _make(replace(stored, dropout=model.dropout, pad_id=pad_id), load_decoder(folder).state_dict())
+
+
+def load_with_padding(folder: Path) -> Decoder:
+    """The decoder in `folder`, where classification can pad: without a row for it, it has one more.
+
+    That is the mean of the others, whose logit is therefore the mean logit: zeros would outweigh a model whose logits
+    are far below, as GPT-2's are. Raises as `load_decoder`.
+    """
+    decoder = load_decoder(folder)
+    if decoder.config.pad_id is not None:
+        return decoder
+    state = decoder.state_dict()
+    rows = state["embedding.weight"]
+    state["embedding.weight"] = torch.cat((rows, rows.mean(dim=0, keepdim=True)))
+    return _make(replace(decoder.config, vocab_size=len(rows) + 1, pad_id=len(rows)), state)
+
+
+def _make(config: DecoderConfig, state: dict[str, Tensor]) -> Decoder:
+    """A decoder of these tensors, which are not copied."""
     with torch.device("meta"):
-        decoder = Decoder(replace(stored, dropout=model.dropout, pad_id=pad_id))
-    decoder.load_state_dict(load_decoder(folder).state_dict(), assign=True)
+        decoder = Decoder(config)
+    decoder.load_state_dict(state, assign=True)
     return decoder

@@ -1,16 +1,19 @@
 """Pre-training begins with a folder's weights where the recipe's model is the folder's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tiny_decoder import VOCAB_SIZE, draw_ids, make_decoder
 
 from gpt_core import recipe
 from gpt_core.errors import InputError, RecipeError, UserError
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.hf import save_language_model
-from gpt_core.model.start import start_decoder
+from gpt_core.model.heads import SequenceClassifier
+from gpt_core.model.hf import save_classifier, save_language_model
+from gpt_core.model.start import load_with_padding, start_decoder
 
 
 def model_of(decoder: Decoder, **fields: object) -> recipe.Model:
@@ -61,6 +64,33 @@ def test_fewer_rows_than_tokens_are_refused(tmp_path: Path) -> None:
     save_language_model(decoder, tmp_path)
     with pytest.raises(UserError, match="256 rows of the vocabulary are fewer than the tokenizer's 257 tokens; set "):
         start_decoder(model_of(decoder), vocab_size=257, init_from=str(tmp_path), seed=0)
+
+
+def test_a_model_without_a_free_row_gets_one_to_classify_padded_batches_with(architecture: str, tmp_path: Path) -> None:
+    decoder = make_decoder(architecture, vocab_size=255)
+    full = Decoder(replace(decoder.config, pad_id=None))
+    full.load_state_dict(decoder.state_dict())
+    save_language_model(full.eval(), tmp_path / "full")
+    grown = load_with_padding(tmp_path / "full").eval()
+    assert (grown.config.vocab_size, grown.config.pad_id) == (257, 256)
+    ids = draw_ids(2, 24)
+    logits = grown.logits(grown(ids))
+    torch.testing.assert_close(logits[..., :256], full.logits(full(ids)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits[..., 256], logits[..., :256].mean(dim=-1), rtol=0, atol=1e-5)
+
+    classifier = SequenceClassifier(grown, 2, dropout=0.0).eval()
+    save_classifier(classifier, tmp_path / "classifier", ["a", "b"])
+    peer = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "classifier").eval()
+    ids[1, 5:] = 256
+    wanted = peer(ids, attention_mask=(ids != 256).long()).logits
+    torch.testing.assert_close(classifier(ids, torch.tensor([24, 5]))[0], wanted, rtol=0, atol=1e-5)
+
+
+def test_a_model_with_a_padding_row_is_loaded_as_it_is(decoder: Decoder, tmp_path: Path) -> None:
+    save_language_model(decoder, tmp_path)
+    loaded = load_with_padding(tmp_path)
+    assert loaded.config.pad_id == VOCAB_SIZE
+    assert torch.equal(loaded.embedding.weight, decoder.embedding.weight)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
