@@ -255,7 +255,9 @@ class _Zero:
 
     def reduction_buffers(self) -> int:
         """At the end of the backward pass: the embedding's two gradients, the bucket and its copy for the network."""
-        two = self.largest * self.bytes
+        # The output's gradient waits for the look-up's; before ZeRO 2 one of them may be counted among all gradients.
+        both = 1 if self.stage < 2 and self.training.micro_batches == 1 else 2
+        two = self.largest * self.bytes * both
         if self.stage == 0:
             return max(two, min(self.P, PLAIN_BUCKET_ELEMENTS) * FP32 if self.ranks > 1 else 0)
         if self.whole_gradients:

@@ -41,13 +41,6 @@ def test_deepspeed_gets_the_recipes_numbers() -> None:
     assert "bf16" not in config
 
 
-def test_deepspeed_reserves_no_more_than_the_model_and_200_megabytes() -> None:
-    for parameters, elements in ((7, 7), (10**9, 50_000_000)):
-        zero = zero_config(TrainCluster(zero_stage=2), parameters=parameters)["zero_optimization"]
-        assert isinstance(zero, dict)
-        assert zero["reduce_bucket_size"] == elements
-
-
 def test_bf16_keeps_fp32_weights_and_adds_gradients_in_fp32() -> None:
     config = zero_config(TrainCluster(zero_stage=2), Pretrain(precision="bf16"))
     assert config["bf16"] == {"enabled": True, "check_grad_overflow": False}
@@ -63,6 +56,18 @@ def test_what_is_offloaded_stands_in_the_hosts_memory(offload: str, moved: list[
     assert isinstance(zero, dict)
     assert [name for name in zero if name.startswith("offload")] == moved
     assert all(zero[name] == {"device": "cpu", "pin_memory": True} for name in moved)
+
+
+def test_whole_weights_and_gradients_stand_a_bucket_at_a_time() -> None:
+    zero = zero_config(TrainCluster(zero_stage=3), parameters=10**9)["zero_optimization"]
+    assert zero == {
+        "stage": 3,
+        "reduce_bucket_size": 2**23,
+        "sub_group_size": 10**9,
+        "stage3_max_live_parameters": 2**23,
+        "stage3_max_reuse_distance": 0,
+        "stage3_prefetch_bucket_size": 2**22,
+    }
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
