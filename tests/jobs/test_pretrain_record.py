@@ -75,7 +75,7 @@ class Bench:
         self.now += 2.0
         self.waited += 0.1
         seconds = 90.0 if step == 1 else 0.5  # the first compiles
-        figures = StepFigures(step, [1.0], 0.75, 1e-3, seconds, skipped)
+        figures = StepFigures(step, 1.0, [1.0], 0.75, 1e-3, seconds, skipped)
         self.recorder.step(figures, {"train_loss": 4.0 - step / 10})
 
     def told(self) -> dict[tuple[int, str], float]:
