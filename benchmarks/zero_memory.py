@@ -1,4 +1,4 @@
-"""Claim: a rank takes the memory that the plan says, at every ZeRO stage, and it falls as ZeRO's paper says.
+"""Claim: a rank takes the memory that the plan says, at every ZeRO stage; told beside it is what ZeRO's paper says.
 
     make bench NAME=zero_memory
     python benchmarks/zero_memory.py --precision bf16 --architecture qwen3
@@ -6,8 +6,8 @@
 Two ranks under torchrun, gloo, a decoder of 6 layers x 512 whose states outweigh its activations, two micro-batches a
 step. A rank's weights, optimizer and gradients are the storages of all live tensors between two micro-batches; its
 peak is the resident memory (VmHWM) over what stood after the imports and a tiny training at the same stage. glibc is
-told to give every larger block back at once, so that resident are the tensors. All are compared with estimate.py,
-and so is a checkpoint's size on disk. Linux only.
+told to give every larger block back at once, so that resident are the tensors. All are compared with
+gpt_core/training/memory.py, and a checkpoint's size on disk with estimate.py. Linux only.
 
 In fp32, Rajbhandari et al. 2020, section 3, count 4 bytes of weights, 4 of gradients and 8 of moments a parameter. ZeRO
 parts the moments at stage 1, also the gradients at 2, also the weights at 3. DeepSpeed takes 4 bytes / ranks more
@@ -35,6 +35,7 @@ from gpt_core.model.config import DecoderConfig
 from gpt_core.recipe import Model, Pretrain, TrainCluster
 from gpt_core.report.units import size
 from gpt_core.training.estimate import Training
+from gpt_core.training.memory import rank_memory
 
 LIMIT, RANKS, STEPS = 0.1, 2, 2
 SHAPE = {"n_layer": 6, "n_head": 8, "n_embd": 512, "context_length": 128}
@@ -59,8 +60,8 @@ def plan(stage: int, precision: str, architecture: str, *, tiny: bool = False) -
 
 
 def planned_bytes(training: Training) -> dict[str, int]:
-    """What estimate.py says, by kind; gradients are those between two micro-batches."""
-    memory = training.memory()
+    """What memory.py says, by kind; gradients are those between two micro-batches."""
+    memory = rank_memory(training)
     return {
         "weights": memory.weights,
         "optimizer": memory.optimizer,

@@ -18,10 +18,12 @@ from rich.table import Table
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json
 from gpt_core.model.config import DecoderConfig
+from gpt_core.model.hf_config import require_shape
 from gpt_core.recipe import Recipe
 from gpt_core.report.units import compact, significant, size
 from gpt_core.tokenizer.files import count_ids
 from gpt_core.training.estimate import CHINCHILLA_TOKENS, Training, embedding_parameters, training_flops_per_token
+from gpt_core.training.memory import rank_memory
 from pipelines.plan import PlannedStage
 
 PROCESS_BYTES = 600_000_000  # of a rank on a CPU, before any tensor: Python, torch, DeepSpeed
@@ -68,7 +70,7 @@ class TrainingPlan:
     @property
     def need_bytes(self) -> int:
         """Memory that a rank takes: of its GPU; without one all, the process itself in."""
-        memory = self.training.memory()
+        memory = rank_memory(self.training)
         return memory.device if self.machine.gpus else memory.device + memory.host + PROCESS_BYTES
 
     @property
@@ -82,7 +84,7 @@ class TrainingPlan:
     @property
     def host_bytes(self) -> int:
         """What the ranks of a machine with GPUs put into its memory."""
-        return self.training.memory().host * self.training.train.processes if self.machine.gpus else 0
+        return rank_memory(self.training).host * self.training.train.processes if self.machine.gpus else 0
 
     @property
     def fits(self) -> bool:
@@ -117,6 +119,9 @@ def plan_training(
 
 
 def _decoder_config(recipe: Recipe, tokenizer: PlannedStage) -> DecoderConfig | None:
+    """The shape; that of the model in init_from has its own rows of the vocabulary."""
+    if recipe.pretrain.init_from is not None:
+        return require_shape(recipe.model, Path(recipe.pretrain.init_from))
     vocabulary: int | None = recipe.tokenizer.vocab_size
     if tokenizer.artifact is not None:
         vocabulary = tokenizer.artifact.manifest.counts["vocab_size"]
@@ -226,7 +231,7 @@ def _rows(planned: TrainingPlan) -> Iterator[tuple[str, str]]:
     yield "  a parameter", f"{significant(ratio)}; {CHINCHILLA_TOKENS} are worth most for their arithmetic"
     flops = training_flops_per_token(config, training.context_length)
     yield "FLOPs", f"{_power(training.flops)}, {compact(flops)} a token"
-    memory = training.memory()
+    memory = rank_memory(training)
     yield "memory a rank", f"{size(planned.need_bytes)} of {size(planned.have_bytes)}, {MOMENTS[memory.peak.name]}:"
     for name, value in {
         "weights": memory.weights,
@@ -257,7 +262,7 @@ def _power(value: int) -> str:
 
 def training_json(planned: TrainingPlan) -> dict[str, Json]:
     """The same figures for programs; bytes are of one rank but for checkpoints."""
-    training, memory = planned.training, planned.training.memory()
+    training, memory = planned.training, rank_memory(planned.training)
     return {
         "parameters": training.config.n_parameters,
         "embedding_parameters": embedding_parameters(training.config),

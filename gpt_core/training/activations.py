@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gpt_core.model.config import DecoderConfig
+from gpt_core.training.estimate import FP32
 
-FP32 = 4
 # As in model/attention.py and model/heads.py, which import torch; a test holds them together.
 SLICE_QUERIES, SLICED_CONTEXT = 128, 1024
 SLICE_BYTES, GPU_SLICE_BYTES, PIECE_LOGITS = 2**26, 2**28, 2**19

@@ -10,6 +10,8 @@ import pytest
 from stage_output import write_output
 
 from gpt_core.errors import UserError
+from gpt_core.model.config import DecoderConfig
+from gpt_core.model.hf_config import config_fields
 from gpt_core.recipe_file import load_recipe
 from gpt_core.tokenizer.files import count_ids
 from pipelines.plan import make_plan, resolve_paths
@@ -177,6 +179,15 @@ def test_the_smallest_gpu_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     script.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     assert Machine.here().gpus == 0
+
+
+def test_a_model_to_go_on_from_has_its_own_rows(tmp_path: Path) -> None:
+    recipe = resolve_paths(load_recipe(DEMO, [f"workspace={tmp_path}/w"]))
+    fields = config_fields(DecoderConfig.from_recipe(recipe.model, 999), end_of_text_id=0)
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen3ForCausalLM"], **fields}))
+    (tmp_path / "model.safetensors").write_text("weights")
+    training = planned(tmp_path, f"pretrain.init_from={tmp_path}").training
+    assert training.config.vocab_size == 1_024
 
 
 def test_ids_of_an_existing_tokenizer_are_counted_from_its_files(tmp_path: Path) -> None:

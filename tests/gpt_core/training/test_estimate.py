@@ -6,6 +6,7 @@ from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.recipe import Model, Pretrain, TrainCluster
 from gpt_core.training.estimate import Training, embedding_parameters, training_flops_per_token
+from gpt_core.training.memory import rank_memory
 from gpt_core.training.zero_config import BUCKET_ELEMENTS
 
 T = 64
@@ -66,7 +67,7 @@ def test_states_by_zero_stage_are_the_papers_for_7_5_billion_parameters_on_64_gp
     paper = {1: 31.4 - 15, 2: 16.6 - 0.23, 3: 1.9 - 0.23}
     for stage, gigabytes in paper.items():
         training = make_training(config, gpu=True, precision="bf16", processes=64, zero_stage=stage, batch_sequences=64)
-        memory = training.memory()
+        memory = rank_memory(training)
         assert (memory.weights + memory.optimizer) * scale / 1e9 == pytest.approx(gigabytes, rel=0.02)
 
 
@@ -81,14 +82,14 @@ def test_weights_moments_and_gradients_by_hand() -> None:
         (2, 4 * P, 12 * P // 4, 4 * (4 * 32**2 + 12 * 32**2)),
         (3, P, 12 * P // 4, P),
     ):
-        memory = make_training(config, zero_stage=stage).memory()
+        memory = rank_memory(make_training(config, zero_stage=stage))
         assert (memory.weights, memory.optimizer, memory.peak.name) == (weights, optimizer, "forward")
         assert (memory.peak.gradients, memory.host) == (gradients, 0)
 
 
 def test_without_accumulation_no_gradient_stands_while_the_loss_is_made() -> None:
     for stage in (0, 1, 2):
-        memory = make_training(make_config(), zero_stage=stage, micro_batch_sequences=4).memory()
+        memory = rank_memory(make_training(make_config(), zero_stage=stage, micro_batch_sequences=4))
         assert (memory.peak.name, memory.peak.gradients) == ("forward", 0)
 
 
@@ -96,7 +97,7 @@ def test_muon_keeps_one_moment_of_its_matrices() -> None:
     config = make_config()
     adamw, muon = (make_training(config, optimizer=name) for name in ("adamw", "muon"))
     fewer = 4 * 3 * 12 * 32**2
-    assert adamw.memory().optimizer - muon.memory().optimizer == fewer // 4
+    assert rank_memory(adamw).optimizer - rank_memory(muon).optimizer == fewer // 4
     assert adamw.checkpoint_bytes() - muon.checkpoint_bytes() == fewer
 
 
@@ -104,7 +105,7 @@ def test_offload_moves_states_from_the_gpu_to_the_host() -> None:
     config = make_config()
     P = config.n_parameters  # noqa: N806
     here, states, weights = (
-        make_training(config, gpu=True, precision="bf16", zero_stage=3, offload=what).memory()
+        rank_memory(make_training(config, gpu=True, precision="bf16", zero_stage=3, offload=what))
         for what in ("none", "optimizer", "parameters")
     )
     assert (here.optimizer, here.host) == (3 * P, 0)
@@ -115,7 +116,7 @@ def test_offload_moves_states_from_the_gpu_to_the_host() -> None:
 
 def test_bf16_at_stage_1_keeps_the_fp32_gradients_of_all_parameters() -> None:
     config = make_config()
-    first, second = (make_training(config, precision="bf16", zero_stage=stage).memory() for stage in (1, 2))
+    first, second = (rank_memory(make_training(config, precision="bf16", zero_stage=stage)) for stage in (1, 2))
     assert first.device > second.device + 4 * config.n_parameters
     assert first.optimizer == second.optimizer
 
@@ -124,8 +125,8 @@ def test_large_models_reduce_gradients_a_bucket_at_a_time() -> None:
     config = DecoderConfig.from_recipe(Model(n_layer=1, n_head=1, n_embd=2048, context_length=8), 10_000)
     assert config.n_parameters > 4 * BUCKET_ELEMENTS
     small = make_training(config, gpu=True, zero_stage=3, micro_batch_sequences=1, processes=16)
-    whole = small.memory().weights * 16
-    assert small.memory().peak.buffers < whole + 3 * 4 * BUCKET_ELEMENTS
+    whole = rank_memory(small).weights * 16
+    assert rank_memory(small).peak.buffers < whole + 3 * 4 * BUCKET_ELEMENTS
 
 
 @pytest.mark.parametrize(
