@@ -183,14 +183,15 @@ def _train(
             engine,
             schedule,
             batches=prefetch,
-            weigh=lambda step, losses: ((losses[0] + settings.z_loss * losses[1]) / n_targets(step), losses[:1]),
+            weigh=lambda step, losses: ((losses[0] + settings.z_loss * losses[1]) / n_targets(step), losses),
             guard=guard,
             seed=settings.seed,
             first_step=done,
             signals=lambda: (stop_requested(), checkpoints.written),
         ):
             step = figures.step
-            recorder.step(figures, {"train_loss": figures.sums[0] / n_targets(step - 1)})
+            nats, z = (value / n_targets(step - 1) for value in figures.sums)
+            recorder.step(figures, {"train_loss": nats, **({"z": z} if settings.z_loss else {})})
             if step % settings.validate_every_steps == 0 or step == schedule.steps:
                 recorder.validation(step, _validate(engine, batches))
                 text = sampler.write(engine) if sampler is not None else None
