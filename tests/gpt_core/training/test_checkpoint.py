@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,9 @@ def test_in_the_background_none_is_whole_before_all_ranks_agree(tmp_path: Path) 
     checkpoints, engine = make(folder, background_checkpoints=True, keep_checkpoints=1), OneRank()
     save(checkpoints, 1)
     checkpoints.save(engine, 2, {})  # type: ignore[arg-type]
+    deadline = time.monotonic() + 30
     while not checkpoints.written:
-        pass
+        assert time.monotonic() < deadline
     shutil.copytree(folder, tmp_path / "killed here")
     assert load(make(tmp_path / "killed here"))[0] == 1
     checkpoints.complete(engine)  # type: ignore[arg-type]
