@@ -20,7 +20,7 @@ from gpt_core.artifact import write_json
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import PreemptedError
-from gpt_core.fingerprint import fingerprint
+from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_language_model
@@ -161,18 +161,26 @@ def _train(job: Job, engine: Engine, batches: Batches, checkpoints: Checkpoints)
                 values = _validate(engine, batches)
                 curves.add(step, values)
                 sink(step, values)
-            stopped, written = figures.signals
             due = step % job.recipe.cluster.train.checkpoint_every_steps == 0 and step < schedule.steps
-            if due or stopped:
-                checkpoints.save(engine, step, {"curves": curves.all()}, validation_loss=curves.newest(VALIDATION_LOSS))
-            elif written == engine.world_size:
-                checkpoints.complete(engine)
-            if stopped:
-                checkpoints.complete(engine)
-                where = f"behind step {step} of {schedule.steps}"
-                raise PreemptedError(f"SIGTERM stopped it {where}; {checkpoints.way_on()}")
+            _keep(checkpoints, engine, figures, curves, due=due)
     checkpoints.complete(engine)
     return curves
+
+
+def _keep(checkpoints: Checkpoints, engine: Engine, figures: StepFigures, curves: Curves, *, due: bool) -> None:
+    """A checkpoint is written where one is due, and where one begun in the background is written, it is completed.
+
+    Raises PreemptedError, on all ranks alike, behind a checkpoint of this step, where a rank was asked to stop.
+    """
+    stopped, written = figures.signals
+    if due or stopped:
+        state: dict[str, Json] = {"curves": curves.all()}
+        checkpoints.save(engine, figures.step, state, validation_loss=curves.newest(VALIDATION_LOSS))
+    elif written == engine.world_size:
+        checkpoints.complete(engine)
+    if stopped:
+        checkpoints.complete(engine)
+        raise PreemptedError(f"SIGTERM stopped it behind step {figures.step}; {checkpoints.way_on()}")
 
 
 def _record(
