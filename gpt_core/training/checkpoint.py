@@ -88,7 +88,7 @@ class Checkpoints:
             entries = [entry for part in parts if isinstance(part, list) for entry in part]
             problem = problem or self._make_whole(begun, entries)
             if problem is None:
-                self._retire()
+                self._retire(begun.step)
             else:
                 self._give_up(begun.step, problem)
         engine.barrier()
@@ -125,7 +125,7 @@ class Checkpoints:
 
     def scratch(self) -> list[Path]:
         """What can go once the stage is whole: all but what `keep_every_steps` and `keep_best` keep, on rank 0."""
-        kept = self._kept(newest=0)
+        kept = self._chosen(self._steps(), newest=0)
         if not kept:
             return [self.folder]
         return [path for path in self.folder.iterdir() if path not in map(self._place, kept)]
@@ -189,14 +189,15 @@ class Checkpoints:
             return str(error)
         return None
 
-    def _retire(self) -> None:
-        for step in sorted(set(self._steps()) - self._kept(newest=self._settings.keep_checkpoints)):
+    def _retire(self, newest: int) -> None:
+        """Later ones than the newest were passed over as damaged, and go too."""
+        steps = [step for step in self._steps() if step <= newest]
+        for step in sorted(set(self._steps()) - self._chosen(steps, newest=self._settings.keep_checkpoints)):
             (self._place(step) / MANIFEST).unlink()  # so that half of it is none
             shutil.rmtree(self._place(step), ignore_errors=True)
 
-    def _kept(self, *, newest: int) -> set[int]:
-        """The steps of the newest checkpoints, of every `keep_every_steps`-th step and of the least validation loss."""
-        steps = self._steps()
+    def _chosen(self, steps: list[int], *, newest: int) -> set[int]:
+        """The first `newest` of the steps, every `keep_every_steps`-th, and that of the least validation loss."""
         kept = set(steps[:newest])
         if self._settings.keep_every_steps is not None:
             kept.update(step for step in steps if step % self._settings.keep_every_steps == 0)
