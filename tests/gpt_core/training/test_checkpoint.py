@@ -150,10 +150,11 @@ def test_the_newest_every_so_many_and_the_best_are_kept(
     assert steps_in(tmp_path) == kept
 
 
-def test_a_damaged_one_does_not_outlive_those_that_are_written_after_it(tmp_path: Path) -> None:
-    checkpoints = make(tmp_path, keep_checkpoints=1)
+@pytest.mark.parametrize("damaged", ["state.json", "manifest.json"])
+def test_a_damaged_one_does_not_outlive_those_that_are_written_after_it(damaged: str, tmp_path: Path) -> None:
+    checkpoints = make(tmp_path, keep_checkpoints=1, keep_best=True)
     save(make(tmp_path), 8, 12)
-    (tmp_path / "step-12" / "state.json").unlink()
+    (tmp_path / "step-12" / damaged).write_text("{")
     assert load(checkpoints)[0] == 8
     save(checkpoints, 9)
     assert steps_in(tmp_path) == [9]
