@@ -21,7 +21,7 @@ from gpt_core.artifact import write_atomically, write_json
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import PreemptedError
-from gpt_core.fingerprint import fingerprint
+from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_language_model
@@ -32,7 +32,7 @@ from gpt_core.training.curves import STEPS, Curves, read_steps
 from gpt_core.training.engine import Engine
 from gpt_core.training.estimate import training_flops_per_token
 from gpt_core.training.guard import Guard
-from gpt_core.training.loop import MicroBatch, train
+from gpt_core.training.loop import MicroBatch, StepFigures, train
 from gpt_core.training.objective import LanguageObjective
 from gpt_core.training.prefetch import Prefetch
 from gpt_core.training.schedule import Schedule
@@ -197,18 +197,27 @@ def _train(
                 text = sampler.write(engine) if sampler is not None else None
                 if sampler is not None and text is not None:
                     recorder.sample(step, sampler.prompt, text)
-            stopped, written = figures.signals
             due = step % job.recipe.cluster.train.checkpoint_every_steps == 0 and step < schedule.steps
-            if due or stopped:
-                recorder.sync()
-                checkpoints.save(engine, step, {"guard": guard.state()}, validation_loss=recorder.validation_loss)
-            elif written == engine.world_size:
-                checkpoints.complete(engine)
-            if stopped:
-                checkpoints.complete(engine)
-                where = f"behind step {step} of {schedule.steps}"
-                raise PreemptedError(f"SIGTERM stopped it {where}; {checkpoints.way_on()}")
+            _keep(checkpoints, engine, recorder, guard, figures, due=due)
     checkpoints.complete(engine)
+
+
+def _keep(
+    checkpoints: Checkpoints, engine: Engine, recorder: Recorder, guard: Guard, figures: StepFigures, *, due: bool
+) -> None:
+    """A checkpoint is written where one is due, and where one begun in the background is written, it is completed.
+
+    Raises PreemptedError, on all ranks alike, behind a checkpoint of this step, where a rank was asked to stop.
+    """
+    stopped, written = figures.signals
+    if due or stopped:
+        recorder.sync()
+        checkpoints.save(engine, figures.step, {"guard": guard.state()}, validation_loss=recorder.validation_loss)
+    elif written == engine.world_size:
+        checkpoints.complete(engine)
+    if stopped:
+        checkpoints.complete(engine)
+        raise PreemptedError(f"SIGTERM stopped it behind step {figures.step}; {checkpoints.way_on()}")
 
 
 def _fetch(batches: Batches, device: torch.device, step: int) -> list[MicroBatch]:

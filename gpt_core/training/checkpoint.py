@@ -88,7 +88,7 @@ class Checkpoints:
             entries = [entry for part in parts if isinstance(part, list) for entry in part]
             problem = problem or self._make_whole(begun, entries)
             if problem is None:
-                self._retire()
+                self._retire(begun.step)
             else:
                 self._give_up(begun.step, problem)
         engine.barrier()
@@ -125,7 +125,7 @@ class Checkpoints:
 
     def scratch(self) -> list[Path]:
         """What can go once the stage is whole: all but what `keep_every_steps` and `keep_best` keep, on rank 0."""
-        kept = self._kept(newest=0)
+        kept = self._chosen(self._steps(), newest=0)
         if not kept:
             return [self.folder]
         return [path for path in self.folder.iterdir() if path not in map(self._place, kept)]
@@ -139,7 +139,11 @@ class Checkpoints:
         return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
 
     def _manifest(self, step: int) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads((self._place(step) / MANIFEST).read_text(encoding="utf-8"))
+        """Empty where it is damaged."""
+        try:
+            manifest: dict[str, Any] = json.loads((self._place(step) / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
         return manifest
 
     def _clear_unfinished(self) -> None:
@@ -159,7 +163,7 @@ class Checkpoints:
             shutil.rmtree(self._place(step), ignore_errors=True)
             self._place(step).mkdir(parents=True)
             steps = self._steps()
-            needed = sum(entry["size_bytes"] for entry in self._manifest(steps[0])["files"]) if steps else 0
+            needed = sum(entry["size_bytes"] for entry in self._manifest(steps[0]).get("files", ())) if steps else 0
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
             return str(error)
@@ -189,34 +193,33 @@ class Checkpoints:
             return str(error)
         return None
 
-    def _retire(self) -> None:
-        for step in sorted(set(self._steps()) - self._kept(newest=self._settings.keep_checkpoints)):
+    def _retire(self, newest: int) -> None:
+        """Later ones than the newest were passed over as damaged, and go too."""
+        steps = [step for step in self._steps() if step <= newest]
+        for step in sorted(set(self._steps()) - self._chosen(steps, newest=self._settings.keep_checkpoints)):
             (self._place(step) / MANIFEST).unlink()  # so that half of it is none
             shutil.rmtree(self._place(step), ignore_errors=True)
 
-    def _kept(self, *, newest: int) -> set[int]:
-        """The steps of the newest checkpoints, of every `keep_every_steps`-th step and of the least validation loss."""
-        steps = self._steps()
+    def _chosen(self, steps: list[int], *, newest: int) -> set[int]:
+        """The first `newest` of the steps, every `keep_every_steps`-th, and that of the least validation loss."""
         kept = set(steps[:newest])
         if self._settings.keep_every_steps is not None:
             kept.update(step for step in steps if step % self._settings.keep_every_steps == 0)
         if self._settings.keep_best:
-            losses = {step: self._manifest(step)["validation_loss"] for step in steps[::-1]}
-            kept.update(sorted((step for step, loss in losses.items() if loss is not None), key=losses.__getitem__)[:1])
+            losses = ((self._manifest(step).get("validation_loss"), step) for step in steps)
+            kept.update(step for _, step in sorted((loss, step) for loss, step in losses if loss is not None)[:1])
         return kept
 
     def _find_problem(self, engine: Engine, step: int) -> str | None:
         """Why a checkpoint cannot be used, the same on all ranks, each of which reads its share of the files."""
-        folder, problem = self._place(step), None
-        try:
-            manifest = self._manifest(step)
-            if manifest["identity"] != self._identity:
-                problem = "it is of another job"
-            else:
-                share = manifest["files"][engine.rank :: engine.world_size]
-                problem = next(filter(None, (find_damage(folder, entry) for entry in share)), None)
-        except (OSError, ValueError, KeyError) as error:
-            problem = f"{MANIFEST} cannot be read: {error}"
+        manifest = self._manifest(step)
+        if not manifest:
+            problem: str | None = f"{MANIFEST} cannot be read"
+        elif manifest["identity"] != self._identity:
+            problem = "it is of another job"
+        else:
+            share = manifest["files"][engine.rank :: engine.world_size]
+            problem = next(filter(None, (find_damage(self._place(step), entry) for entry in share)), None)
         told = engine.gather(problem)
         if not engine.sum_over_ranks([float(problem is not None)])[0]:
             return None

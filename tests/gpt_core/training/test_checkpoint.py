@@ -150,6 +150,16 @@ def test_the_newest_every_so_many_and_the_best_are_kept(
     assert steps_in(tmp_path) == kept
 
 
+@pytest.mark.parametrize("damaged", ["state.json", "manifest.json"])
+def test_a_damaged_one_does_not_outlive_those_that_are_written_after_it(damaged: str, tmp_path: Path) -> None:
+    checkpoints = make(tmp_path, keep_checkpoints=1, keep_best=True)
+    save(make(tmp_path), 8, 12)
+    (tmp_path / "step-12" / damaged).write_text("{")
+    assert load(checkpoints)[0] == 8
+    save(checkpoints, 9)
+    assert steps_in(tmp_path) == [9]
+
+
 def test_once_the_stage_is_whole_only_chosen_ones_stay(tmp_path: Path) -> None:
     checkpoints = make(tmp_path)
     save(checkpoints, 1, 2)
