@@ -21,7 +21,7 @@ from gpt_core.artifact import write_atomically, write_json
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import PreemptedError
-from gpt_core.fingerprint import Json, fingerprint
+from gpt_core.fingerprint import fingerprint
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_language_model
