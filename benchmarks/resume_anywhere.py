@@ -22,7 +22,8 @@ from typing import Any
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+# tests/gpt_core is no package, and must not be found first
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("", "tests")]
 
 from gpt_core.artifact import Artifact, open_artifact
 from gpt_core.recipe import Recipe
@@ -224,7 +225,7 @@ def be_rank(notes: Path, arguments: list[str]) -> None:
     TrainingSamples.batch, TrainingSamples.take = noting_batch, noting_take  # type: ignore[method-assign]
     Checkpoints.load_newest = noting_load  # type: ignore[method-assign]
     Job.report = noting_report  # type: ignore[method-assign]
-    pretrain.run_job("pretrain", pretrain.make, arguments, keeps=("checkpoints",))
+    pretrain.run_job("pretrain", pretrain.make, arguments, keeps=("checkpoints", pretrain.STEPS))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def make_shards(work: Path, vocabulary: int) -> Path:
     rows = []
     for part in DEMO:
         with gzip.open(ROOT / f"data/demo/{part}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            rows += [(row["id"], row["text"], row["source"]) for row in map(json.loads, lines)]
+            rows += [(f"{part}-{n}", row["text"], part) for n, row in enumerate(map(json.loads, lines))]
     tokenizer = work / "tokenizer"
     train_tokenizer([[text for _, text, _ in rows]], TokenizerSettings(vocab_size=vocabulary)).save(tokenizer)
     write_output(tokenizer, "tokenizer", {})
