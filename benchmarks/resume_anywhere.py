@@ -22,8 +22,8 @@ from typing import Any
 
 import psutil
 
-# tests/gpt_core is no package, and must not be found first
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("", "tests")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/gpt_core is no package, and must not be found first
 
 from gpt_core.artifact import Artifact, open_artifact
 from gpt_core.recipe import Recipe
