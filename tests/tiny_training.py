@@ -36,8 +36,9 @@ def make_tokenizer(root: Path) -> Artifact:
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet, show_progress=False)
     backend.train_from_iterator([write_text(topic, seed) for topic in WORDS for seed in range(20)], trainer)
     root.mkdir(parents=True)
-    close_vocabulary(backend, "<|endoftext|>").save(root)
-    return write_output(root, "tokenizer")
+    tokenizer = close_vocabulary(backend, "<|endoftext|>")
+    tokenizer.save(root)
+    return write_output(root, "tokenizer", {"vocab_size": tokenizer.vocab_size})
 
 
 def make_shards(root: Path, tokenizer_root: Path) -> Artifact:

@@ -74,7 +74,7 @@ def run_rank(root: Path, sources: Sequence[int]) -> None:
         for step in steps:
             x, y = (part[rank * share :][:share] for part in batch_of(step))
             engine.backward(engine.forward(x, y) / BATCH, last=True)
-            norms.append(engine.step(SETTINGS.learning_rate))
+            norms.append(engine.step(1.0))
         return norms
 
     for there, stage_there, stage in itertools.product(sources, STAGES, STAGES):
