@@ -147,9 +147,9 @@ class Recorder:
 
     def _seconds_left(self, step: int) -> dict[str, float]:
         """As long as the steps to come take at the pace so far, validations, checkpoints and all."""
-        if self._started is None:
+        first, when = self._started or (step, 0.0)
+        if step == first:  # a validation may stand behind the first step
             return {}
-        first, when = self._started
         return {"seconds_left": (time.monotonic() - when) / (step - first) * (self._steps - step)}
 
     def _add(self, step: int, values: Mapping[str, float]) -> None:

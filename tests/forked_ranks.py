@@ -133,7 +133,7 @@ def _fork(rank: int, start: dict[str, Any], port: int, pretrain: Any) -> int:
         _note_samples(Path(start["samples"]) / str(rank))
         if start["blow"] is not None and start["blow"]["rank"] == rank:
             _arm(Blow(**start["blow"]))
-        pretrain.run_job("pretrain", pretrain.make, start["arguments"], keeps=("checkpoints",))
+        pretrain.run_job("pretrain", pretrain.make, start["arguments"], keeps=("checkpoints", pretrain.STEPS))
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -159,8 +159,7 @@ def _note_samples(path: Path) -> None:
 
 def _arm(blow: Blow) -> None:
     """The blow falls where it shall; what is written just then is written half."""
-    from gpt_core.training import checkpoint, checkpoint_files
-    from jobs import pretrain
+    from gpt_core.training import checkpoint, checkpoint_files, loop
 
     left = [blow.nth]
 
@@ -185,7 +184,7 @@ def _arm(blow: Blow) -> None:
 
     write = checkpoint_files._HashedFile.write
     if blow.place == "step":
-        pretrain.Batches.of_step = before(pretrain.Batches.of_step)  # type: ignore[method-assign]
+        loop._mix = before(loop._mix)  # called as a step begins, on the thread that trains
     elif blow.place == "file":
         checkpoint_files._HashedFile.write = half  # type: ignore[method-assign]
     elif blow.place == "manifest":

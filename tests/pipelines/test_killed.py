@@ -39,7 +39,7 @@ def content(artifact: Artifact) -> object:
             folder: sorted(map(repr, pq.read_table(artifact.files(folder)).to_pylist())) for folder in sorted(folders)
         }
         return rows, artifact.manifest.counts
-    timed = ("curves.json",)  # holds tokens per second
+    timed = ("curves.json", "steps.jsonl")  # hold tokens per second
     return {entry.path: entry.sha256 for entry in artifact.manifest.files if entry.path not in timed}
 
 
