@@ -10,7 +10,7 @@ from gpt_core.artifact import Artifact
 from gpt_core.model.config import DecoderConfig
 from gpt_core.recipe_file import load_recipe
 from pipelines.cli import app
-from tiny_training import finish, make_shards, make_tokenizer, start_training
+from tiny_training import finish, make_inputs, start_training
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
@@ -54,9 +54,7 @@ def test_it_plans_as_it_stands(name: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Artifact]:
-    root = tmp_path_factory.mktemp("inputs")
-    tokenizer = make_tokenizer(root / "tokenizer")
-    return {"tokenizer": tokenizer, "shards": make_shards(root / "shards", tokenizer.root)}
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.mark.train

@@ -67,6 +67,12 @@ def make_shards(root: Path, tokenizer_root: Path) -> Artifact:
     return write_output(root, "shards", counts)
 
 
+def make_inputs(root: Path) -> dict[str, Artifact]:
+    """What pre-training reads."""
+    tokenizer = make_tokenizer(root / "tokenizer")
+    return {"shards": make_shards(root / "shards", tokenizer.root), "tokenizer": tokenizer}
+
+
 def write_labels(path: Path, seeds: range) -> Path:
     rows = [{"text": write_text(topic, seed), "label": topic} for seed in seeds for topic in WORDS]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -10,16 +10,14 @@ import pytest
 
 from gpt_core.artifact import Artifact
 from gpt_core.training.curves import read_steps
-from tiny_training import finish, finish_telling, make_recipe, make_shards, make_tokenizer, start_training
+from tiny_training import finish, finish_telling, make_inputs, make_recipe, start_training
 
 pytestmark = pytest.mark.train
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Artifact]:
-    root = tmp_path_factory.mktemp("inputs")
-    tokenizer = make_tokenizer(root / "tokenizer")
-    return {"shards": make_shards(root / "shards", tokenizer.root), "tokenizer": tokenizer}
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

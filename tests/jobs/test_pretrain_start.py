@@ -16,7 +16,7 @@ from gpt_core.data.shard_cache import open_side
 from gpt_core.recipe import Recipe
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.tasks import IGNORED
-from tiny_training import finish, make_recipe, make_shards, make_tokenizer, start_training
+from tiny_training import finish, make_inputs, make_recipe, start_training
 
 pytestmark = pytest.mark.train
 
@@ -27,9 +27,7 @@ SHORT = {"tokens": 32 * 8 * 2, "warmup_tokens": 0, "learning_rate": 1e-4, "valid
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Artifact]:
-    root = tmp_path_factory.mktemp("inputs")
-    tokenizer = make_tokenizer(root / "tokenizer")
-    return {"shards": make_shards(root / "shards", tokenizer.root), "tokenizer": tokenizer}
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from forked_ranks import Blow, ForkedRanks, read_samples, told
 from gpt_core.artifact import Artifact, open_artifact
 from gpt_core.recipe import Recipe
-from tiny_training import make_recipe, make_shards, make_tokenizer
+from tiny_training import make_inputs, make_recipe
 
 pytestmark = pytest.mark.train
 
@@ -27,9 +27,7 @@ def ranks() -> Iterator[ForkedRanks]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Artifact]:
-    root = tmp_path_factory.mktemp("inputs")
-    tokenizer = make_tokenizer(root / "tokenizer")
-    return {"shards": make_shards(root / "shards", tokenizer.root), "tokenizer": tokenizer}
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def recipe_of(folder: Path, **train: Any) -> Recipe:

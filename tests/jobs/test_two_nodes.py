@@ -23,7 +23,7 @@ from jobs.launch import LaunchSpec, native_command
 from network_nodes import Node, two_nodes
 from pipelines.plan import PlannedStage, make_plan, resolve_paths
 from tiny_project import environment
-from tiny_training import finish, finish_telling, make_recipe, make_shards, make_tokenizer, start_training
+from tiny_training import finish, finish_telling, make_inputs, make_recipe, make_shards, make_tokenizer, start_training
 
 pytestmark = pytest.mark.train
 
@@ -102,9 +102,7 @@ def metrics_of(training: Training, name: str) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Artifact]:
-    root = tmp_path_factory.mktemp("inputs")
-    tokenizer = make_tokenizer(root / "tokenizer")
-    return {"shards": make_shards(root / "shards", tokenizer.root), "tokenizer": tokenizer}
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
