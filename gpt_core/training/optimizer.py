@@ -91,10 +91,7 @@ class DecoderOptimizer(AdamW):
         self._settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
 
     def set_rates(self, share: float) -> None:
-        """Every group has `share` of its peak learning rate; its other settings are the recipe's, not a checkpoint's.
-
-        DeepSpeed's universal checkpoints give every group the settings of the first at stage 3.
-        """
+        """Every group has `share` of its peak rate; its other settings are the recipe's, not a checkpoint's."""
         for group, settings in zip(self.param_groups, self._settings, strict=True):
             group.update(settings, lr=share * settings["peak"])
 
@@ -129,15 +126,11 @@ class DecoderOptimizer(AdamW):
             parameter.sub_(move.view_as(parameter), alpha=group["lr"])
 
     def _average(self, parameter: Tensor) -> Tensor:
-        """The average of the gradients so far, kept under AdamW's names, which DeepSpeed's converter asks for.
-
-        It also asks for a second moment: zeros that take no memory.
-        """
+        """The average of the gradients so far, kept under AdamW's name."""
         state = self.state[parameter]
         if "exp_avg" not in state:
             state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(parameter)
         state["step"] += 1
-        state["exp_avg_sq"] = parameter.new_zeros(()).expand(parameter.shape)
         average: Tensor = state["exp_avg"]
         return average
