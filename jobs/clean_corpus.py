@@ -43,7 +43,7 @@ MOST_TOLD = 20  # evaluation texts in stats.json
 def make(job: Job) -> Outcome:
     """The stage `clean`."""
     recipe, documents, rejected = job.recipe, job.output / "documents", job.output / "rejected"
-    parts = plan_parts(plan_splits(expand_inputs(recipe.corpus)))
+    parts = plan_parts(plan_splits(expand_inputs(recipe.raw)))
     index = _index(recipe)
     rules = Rules(recipe.clean, index)  # what a rule lacks is told before Spark starts
     rules.judge(pa.array(["Kernels are compiled once, not in every task at once."]))
@@ -84,7 +84,7 @@ def _cleaner(
             Rules(recipe.clean, texts),
             output=output,
             scratch=scratch,
-            max_record_bytes=recipe.corpus.max_record_bytes,
+            max_record_bytes=recipe.raw.max_record_bytes,
             attempt=uuid.uuid4().hex,
         )
 
@@ -98,7 +98,7 @@ def _find_moves(context: SparkContext, job: Job) -> RDD[pa.Table]:
     with the least hash of their id: whatever the order of the inputs.
     """
     parts = partitions_of(job, context)
-    limits = [given.max_documents for given in job.recipe.corpus.inputs]
+    limits = [given.max_documents for given in job.recipe.raw.inputs]
     ids = make_each(context, sorted((scratch_of(job) / "ids").glob("*.parquet")), lambda _, path: pq.read_table(path))
     dealt = exchange(parts, Flow(ids, IDS, lambda table: share(table["high"].to_numpy(), parts)))
     by_id = dealt.map(lambda given: given[0])  # in the order of hashes
@@ -132,9 +132,10 @@ def _index(recipe: Recipe) -> ContaminationIndex | None:
     n = recipe.clean.decontaminate_ngram_words
     if n is None:
         return None
-    files = [(path, recipe.corpus.fields.text) for path in recipe.clean.decontaminate_files]
+    files = [(path, recipe.raw.fields.text) for path in recipe.clean.decontaminate_files]
     if recipe.finetune is not None:
-        files += [(path, recipe.finetune.text_field) for path in (recipe.finetune.validation, recipe.finetune.test)]
+        tuning = recipe.finetune
+        files += [(path, tuning.text_fields[0]) for path in (tuning.validation, tuning.test) if path is not None]
     return index_evaluation_texts(files, ngram_words=n) if files else None
 
 

@@ -172,7 +172,7 @@ def open_test(finetune: Artifact, settings: Finetune, tokenizer: Tokenizer, *, d
         if finetune.has(f"{folder}/config.json"):
             classifier, names = load_classifier(finetune.root / folder)
             classifiers[start] = classifier.to(device).eval()
-    read = partial(read_labelled, text_field=settings.text_field, label_field=settings.label_field)
+    read = partial(read_labelled, text_field=settings.text_fields[0], label_field=settings.label_field)
     context_length = classifiers["pretrained"].decoder.config.context_length
     examples = encode_split(
         read(Path(settings.test)), tokenizer, names=names, max_tokens=settings.max_tokens or context_length

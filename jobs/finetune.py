@@ -113,8 +113,8 @@ def make(job: Job) -> Outcome:
 
 
 def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, world_size: int) -> Splits:
-    read = partial(read_labelled, text_field=settings.text_field, label_field=settings.label_field)
-    train_rows, validation_rows = read(Path(settings.train)), read(Path(settings.validation))
+    read = partial(read_labelled, text_field=settings.text_fields[0], label_field=settings.label_field)
+    train_rows, validation_rows = read(Path(settings.train)), read(Path(settings.validation or settings.train))
     names = label_names(train_rows)
     tokenizer = Tokenizer.load(pretrained)
     decoder = load_with_padding(pretrained)
@@ -167,14 +167,14 @@ def _tune(
         steps=steps,
     )
     model.decoder.activation_checkpointing = job.recipe.cluster.train.activation_checkpointing
-    objective = ClassificationObjective(model, settings.precision, with_language_model=settings.lm_coefficient > 0)
+    objective = ClassificationObjective(model, settings.precision, with_language_model=settings.lm_weight > 0)
     cluster = job.recipe.cluster.train.model_copy(update={"compile": False})  # every length would be compiled anew
     engine = ZeroEngine(objective, settings, cluster, micro_batch=splits.micro_batch)
 
     def weigh(step: int, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:
         examples, targets = splits.counts(step)
         loss, lm_loss, _ = output
-        return loss / examples + settings.lm_coefficient * lm_loss / targets, [loss, lm_loss]
+        return loss / examples + settings.lm_weight * lm_loss / targets, [loss, lm_loss]
 
     best, best_accuracy = {}, -1.0
     guard = Guard.of_settings(settings)
@@ -183,7 +183,7 @@ def _tune(
         values = {"learning_rate": figures.learning_rate}
         if not figures.skipped:
             values["train_loss"] = figures.sums[0] / examples
-        if settings.lm_coefficient > 0 and not figures.skipped:
+        if settings.lm_weight > 0 and not figures.skipped:
             values["lm_loss"] = figures.sums[1] / targets
         if figures.step % splits.steps_per_epoch == 0:
             values["validation_accuracy"] = _validate(engine, splits)
@@ -230,7 +230,11 @@ def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: Seque
     folders = [job.output / MODEL_FOLDERS[start] for start in curves]
     curves_file = write_json(job.output / "curves.json", {start: curve.thinned() for start, curve in curves.items()})
     settings = splits.settings
-    rows = read_labelled(Path(settings.validation), text_field=settings.text_field, label_field=settings.label_field)
+    rows = read_labelled(
+        Path(settings.validation or settings.train),
+        text_field=settings.text_fields[0],
+        label_field=settings.label_field,
+    )
     register_classifier(job.recipe, folders[0], [row.text for row in rows[:2]])
     tuned = curves["pretrained"]
     figures = {"train_loss": tuned.last("train_loss"), "validation_accuracy": _best(tuned)}

@@ -71,8 +71,8 @@ def check_labels(recipe: Recipe) -> None:
     if settings is None:
         return
     train, *others = (
-        read_labelled(Path(path), text_field=settings.text_field, label_field=settings.label_field)
-        for path in (settings.train, settings.validation, settings.test)
+        read_labelled(Path(path), text_field=settings.text_fields[0], label_field=settings.label_field)
+        for path in (settings.train, settings.validation or settings.train, settings.test)
     )
     names = label_names(train)
     for rows in others:

@@ -29,14 +29,14 @@ def _nothing(_: Recipe) -> list[RawFile]:
 
 def _clean_decisions(recipe: Recipe) -> dict[str, Json]:
     decisions: dict[str, Json] = {
-        "corpus": _section(recipe.corpus, without=frozenset({"inputs"})),
+        "corpus": _section(recipe.raw, without=frozenset({"inputs"})),
         "clean": _section(recipe.clean, without=frozenset({"preset", "decontaminate_files"})),
     }
-    limits: list[Json] = [entry.max_documents for entry in recipe.corpus.inputs]
+    limits: list[Json] = [entry.max_documents for entry in recipe.raw.inputs]
     if any(limits):
         decisions["max_documents"] = limits
     if recipe.finetune is not None and recipe.clean.decontaminate_ngram_words is not None:
-        decisions["finetune"] = {"text_field": recipe.finetune.text_field}
+        decisions["finetune"] = {"text_field": recipe.finetune.text_fields[0]}
     return decisions
 
 
@@ -48,7 +48,7 @@ def _clean_files(recipe: Recipe) -> list[RawFile]:
             "corpus",
             {"name": raw.name, "source": raw.source, "format": raw.format, "fields": _section(raw.fields)},
         )
-        for raw in expand_inputs(recipe.corpus)
+        for raw in expand_inputs(recipe.raw)
     ]
     clean = recipe.clean
     if clean.url is not None:
@@ -60,7 +60,9 @@ def _clean_files(recipe: Recipe) -> list[RawFile]:
         return files
     listed = [(path, f"clean.decontaminate_files.{i}") for i, path in enumerate(recipe.clean.decontaminate_files)]
     if recipe.finetune is not None:
-        listed += [(recipe.finetune.validation, "finetune.validation"), (recipe.finetune.test, "finetune.test")]
+        tuning = recipe.finetune
+        splits = [(tuning.validation, "finetune.validation"), (tuning.test, "finetune.test")]
+        listed += [(path, field) for path, field in splits if path is not None]
     return files + [RawFile(Path(path), field, "decontaminate", {}) for path, field in listed]
 
 

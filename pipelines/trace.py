@@ -56,7 +56,7 @@ def _describe(
     """For each part: its document, shard, place in the raw corpus and text, at most `excerpt` characters of it."""
     rows = find_rows(inputs["dedup"].files("documents"), {part.doc_id for part in parts}, columns=("source", "place"))
     tokenizer = Tokenizer.load(inputs["tokenizer"].file(TOKENIZER))
-    raw = expand_inputs(recipe.corpus)
+    raw = expand_inputs(recipe.raw)
     for part in parts:
         last = part.first_token + len(part.tokens)
         row = rows[part.doc_id]

@@ -11,7 +11,7 @@ al. 2024, sections 3.2 to 3.6; [minhash] the same, section 3.4; [lines] Wenzek e
 [cl100k] OpenAI's tiktoken, encoding cl100k_base; [repeat] Muennighoff et al. 2023, "Scaling data-constrained
 language models"; [packing] Ding et al. 2024, "Fewer truncations improve language modeling"; [muon] Jordan et al.
 2024, "Muon: an optimizer for hidden layers in neural networks"; [palm] Chowdhery et al. 2022, section 5; [wsd] Hu et
-al. 2024 (MiniCPM), section 4; [nucleus] Holtzman et al. 2020, section 3.1.
+al. 2024 (MiniCPM), section 4; [nucleus] Holtzman et al. 2020, section 3.1; [lora] Hu et al. 2021, section 4.1.
 """
 
 from typing import Self
@@ -38,6 +38,7 @@ from gpt_core.recipe.documents import (
     Pii,
     UrlRules,
 )
+from gpt_core.recipe.finetune import Finetune, LabelKind, TaskName
 from gpt_core.recipe.section import (
     Name,
     Section,
@@ -47,7 +48,6 @@ from gpt_core.recipe.training import (
     MIN_MIXTURE_SHARE,
     OTHERS,
     Evaluate,
-    Finetune,
     MixtureSource,
     Model,
     Optimization,
@@ -71,6 +71,7 @@ __all__ = [
     "Finetune",
     "GopherQuality",
     "GopherRepetition",
+    "LabelKind",
     "LineDedup",
     "MixtureSource",
     "Model",
@@ -81,6 +82,7 @@ __all__ = [
     "Recipe",
     "Section",
     "Shards",
+    "TaskName",
     "Tokenizer",
     "TrainCluster",
     "UrlRules",
@@ -92,7 +94,7 @@ class Recipe(Section):
 
     name: Name = Field(description="What this recipe is called.")
     workspace: Text = Field("workspace", description="Folder of all outputs; relative to the working folder.")
-    corpus: Corpus
+    corpus: Corpus | None = Field(None, description="Leave it out to fine-tune finetune.model.")
     clean: Clean = Clean()
     dedup: Dedup = Dedup()
     tokenizer: Tokenizer = Tokenizer()
@@ -105,6 +107,12 @@ class Recipe(Section):
     tracking: Tracking = Tracking()
 
     @property
+    def raw(self) -> Corpus:
+        """The corpus, of a recipe that has one."""
+        assert self.corpus is not None, self.name
+        return self.corpus
+
+    @property
     def step_tokens(self) -> int:
         """Tokens of a pre-training step, over all ranks."""
         return self.pretrain.batch_sequences * self.model.context_length
@@ -113,6 +121,18 @@ class Recipe(Section):
     def pretrain_steps(self) -> int:
         """Whole steps that pretrain.tokens makes."""
         return self.pretrain.tokens // self.step_tokens
+
+    @model_validator(mode="after")
+    def _begins_somewhere(self) -> Self:
+        model = self.finetune.model if self.finetune is not None else None
+        if self.corpus is None and model is None:
+            raise ValueError("corpus is missing; give corpus.inputs, or with finetune.model a model to fine-tune")
+        if self.corpus is not None and model is not None:
+            raise ValueError(
+                f"finetune.model={model!r} stands in place of the model that corpus and pretrain make; leave out one "
+                "of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
@@ -141,7 +161,7 @@ class Recipe(Section):
                     "1, 2 or 3, or the precision to autocast"
                 )
         tuning = self.finetune
-        if tuning is not None and (tuning.max_tokens or 0) > self.model.context_length:
+        if tuning is not None and tuning.model is None and (tuning.max_tokens or 0) > self.model.context_length:
             raise ValueError(
                 f"finetune.max_tokens={tuning.max_tokens} exceeds model.context_length={self.model.context_length}"
             )

@@ -148,4 +148,8 @@ class Tracking(Section):
     )
     experiment: Text = Field("gptmill", description="Experiment that holds the runs.")
     registered_model: Name | None = Field(None, description="Default: {name}-classifier.")
-    alias: Name = Field("candidate", description="Alias that the newly registered version gets.")
+    registered_language_model: Name | None = Field(None, description="Default: {name}-language-model.")
+    alias: Name = Field(
+        "candidate",
+        description="Alias that the newly registered version gets; `champion` is moved to it where it is better.",
+    )

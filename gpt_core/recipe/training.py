@@ -1,4 +1,4 @@
-"""What is learned: the sections `tokenizer`, `shards`, `model`, `pretrain`, `finetune` and `evaluate`."""
+"""What is learned: the sections `tokenizer`, `shards`, `model`, `pretrain` and `evaluate`."""
 
 from typing import Annotated, Literal, Self
 
@@ -231,29 +231,6 @@ class Pretrain(Optimization):
                     f"all weights, {total:g}; raise it, or leave the source out with weight 0"
                 )
         return self
-
-
-class Finetune(Optimization):
-    """Sequence classification: L3 = L2 + lm_coefficient L1 [gpt1, eq. 3 to 5]. Its defaults are the paper's."""
-
-    train: Text = Field(description="Labelled JSONL, plain or .gz.")
-    validation: Text = Field(description="Labelled JSONL that picks the best epoch.")
-    test: Text = Field(description="Labelled JSONL that is scored once, at the end.")
-    text_field: Text = Field("text", description="Field with the text.")
-    label_field: Text = Field("label", description="Field with the label, a string.")
-    learning_rate: PositiveFloat = Field(6.25e-5, description="Peak learning rate.")
-    weight_decay: NonNegativeFloat = Field(0.01, description="Decoupled decay of matrices.")
-    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.999, description="Decay of the second moment.")
-    max_examples: PositiveInt | None = Field(None, description="Most training examples, drawn by seed; default: all.")
-    epochs: PositiveInt = Field(3, description="Passes over the training set.")
-    batch_sequences: PositiveInt = Field(32, description="Examples in a step, over all ranks.")
-    warmup_fraction: Fraction = Field(0.002, description="Share of the steps that warm up; then linear decay to 0.")
-    lm_coefficient: NonNegativeFloat = Field(0.5, description="Lambda, the weight of the language model's loss.")
-    classifier_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="Dropout before W_y.")
-    max_tokens: Annotated[int, Field(ge=4)] | None = Field(
-        None, description="Tokens of a sequence, start and extract tokens in; default: T."
-    )
-    from_scratch_baseline: bool = Field(True, description="Also train from random weights with the same budget.")
 
 
 class Evaluate(Section):
