@@ -17,7 +17,8 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Map
 
-from gpt_core.model.hf import load_classifier
+from gpt_core.model.heads import TaskModel
+from gpt_core.model.hf import load_task_model
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.tasks import encode_example
 
@@ -32,7 +33,9 @@ class ServedClassifier(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Weights, labels and tokenizer are in memory, on the GPU where there is one."""
         folder = Path(context.artifacts[ARTIFACT])
-        classifier, self.labels = load_classifier(folder)
+        classifier, spec = load_task_model(folder)
+        assert isinstance(classifier, TaskModel), spec
+        self.labels = spec.labels
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.classifier = classifier.to(self.device).eval()
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
@@ -67,7 +70,7 @@ class ServedClassifier(PythonModel):
         ids = torch.zeros((len(sequences), int(lengths.max())), dtype=torch.int64)  # (B, T)
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = torch.tensor(sequence)
-        logits, _ = self.classifier(ids.to(self.device), lengths.to(self.device))  # (B, n_labels)
+        logits, _ = self.classifier(ids[:, None].to(self.device), lengths[:, None].to(self.device))  # (B, n_labels)
         probabilities: np.ndarray = logits.double().softmax(dim=-1).cpu().numpy()
         return probabilities
 
