@@ -26,7 +26,7 @@ from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_task_model
 from gpt_core.model.trainable import thaw
 from gpt_core.tasks.scores import headline, score
-from gpt_core.tokenizer.tokenizer import write_task_tokenizer
+from gpt_core.tasks.tokenizer import write_task_tokenizer
 from gpt_core.training.checkpoint import STATE, Checkpoints
 from gpt_core.training.engine import Engine
 from gpt_core.training.guard import Guard

@@ -46,6 +46,7 @@ from jobs.tracking import metric_logger
 from jobs.zero import ZeroEngine, join_ranks, part_ranks
 
 SAMPLES = "samples.json"
+KEPT = ("checkpoints", STEPS)  # between attempts
 LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
 
 
@@ -263,4 +264,4 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, batches: Batches) 
 
 
 if __name__ == "__main__":
-    run_job("pretrain", make, keeps=("checkpoints", STEPS), part=part_ranks)
+    run_job("pretrain", make, keeps=KEPT, part=part_ranks)

@@ -20,6 +20,7 @@ from gpt_core.tasks.class_weights import class_weights
 from gpt_core.tasks.labelled import label_names, read_splits
 from gpt_core.tasks.sequences import Examples, encode_rows
 from gpt_core.tasks.spec import TaskSpec, target_of
+from gpt_core.tokenizer.existing import open_model_tokenizer
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.objective import CompletionObjective, TaskObjective
 
@@ -41,7 +42,7 @@ class Tuning:
         """The rows are read and encoded for the model in `folder`. Raises InputError for the first bad one."""
         splits = read_splits(settings)
         names = label_names(splits.train, target_of(settings))
-        tokenizer = Tokenizer.load(folder)
+        tokenizer = open_model_tokenizer(folder, field="finetune.model")
         config, _ = read_config(folder, LANGUAGE_MODEL)
         max_tokens = settings.max_tokens or config.context_length
         spec = TaskSpec.of_recipe(settings, names, max_tokens=max_tokens, vocab_size=tokenizer.vocab_size)
