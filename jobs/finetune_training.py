@@ -123,7 +123,7 @@ class Run:
 
     def __init__(self, job: Job, tuning: Tuning, training: Training, *, rank: int, world_size: int) -> None:
         cluster = job.recipe.cluster.train
-        self._tuning, self._training, self._every = tuning, training, cluster.checkpoint_every_steps
+        self._job, self._tuning, self._training, self._every = job, tuning, training, cluster.checkpoint_every_steps
         self._settings = tuning.settings_of(seed=training.seed, from_scratch=training.from_scratch)
         size = micro_batch_size(
             self._settings.batch_sequences, world_size=world_size, at_most=cluster.micro_batch_sequences
@@ -149,7 +149,7 @@ class Run:
         self._guard = Guard.of_settings(self._settings, state.get("guard"))
         self._best = Best.of_state(state.get("best"))
 
-    def train(self, job: Job, sink: MetricSink, progress: Progress, stop_requested: Callable[[], bool]) -> None:
+    def train(self, sink: MetricSink, progress: Progress, stop_requested: Callable[[], bool]) -> None:
         """The training is whole. Raises PreemptedError, on all ranks alike, where one was asked to stop."""
         engine, batches, training = self._engine, self._batches, self._training
         keeper = Keeper(self._checkpoints, engine, stop_requested)
@@ -177,7 +177,7 @@ class Run:
             assert self._best is not None, training
             result = Result(self._best.step, self._best.figures, *self._counts)
             write_json(training.result_file, asdict(result))  # type: ignore[arg-type]  # floats in a dict
-            settle(job, training, result)
+            settle(self._job, training, result)
 
     def _weigh(self, step: int, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:
         examples, targets = self._batches.divisors(step)
