@@ -8,7 +8,7 @@ worth. Minutes of work: killed and started again, it begins anew, and ends with 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,23 +21,18 @@ from gpt_core.model.heads import SequenceClassifier
 from gpt_core.model.hf import save_classifier
 from gpt_core.model.start import load_with_padding
 from gpt_core.recipe import Finetune
-from gpt_core.tokenizer.tokenizer import Tokenizer, write_classifier_tokenizer
+from gpt_core.tasks.batches import epoch_batches, make_batch, share_of
+from gpt_core.tasks.labelled import read_rows, read_splits
+from gpt_core.tasks.sequences import Examples, encode_rows
+from gpt_core.tasks.spec import TaskSpec
+from gpt_core.tasks.tokenizer import write_task_tokenizer
+from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.curves import Curves
 from gpt_core.training.engine import Engine
 from gpt_core.training.guard import Guard
 from gpt_core.training.loop import MicroBatch, StepFigures, train
 from gpt_core.training.objective import ClassificationObjective
 from gpt_core.training.schedule import Schedule
-from gpt_core.training.tasks import (
-    Examples,
-    draw_rows,
-    encode_split,
-    epoch_batches,
-    label_names,
-    make_batch,
-    read_labelled,
-    share_of,
-)
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, run_job
 from jobs.node_metrics import watch_node
@@ -54,7 +49,7 @@ class Splits:
     train: Examples
     validation: Examples
     steps: list[list[int]]  # the global batch of each step: numbers of training examples
-    names: list[str]
+    spec: TaskSpec
     settings: Finetune
     pad_id: int
     end_of_text_id: int
@@ -81,13 +76,13 @@ class Splits:
     def counts(self, step: int) -> tuple[int, int]:
         """(examples, next-token targets) in the global batch of `step`."""
         rows = self.steps[step]
-        return len(rows), sum(len(self.train.ids[row]) - 1 for row in rows)
+        return len(rows), int(self.train.n_targets[rows].sum())
 
     def _cut(self, examples: Examples, rows: list[int], *, size: int) -> Iterator[MicroBatch]:
         part = share_of(self.rank, self.world_size, rows, size=size)
         for start in range(0, len(part), self.micro_batch):
             batch = make_batch(examples, part[start : start + self.micro_batch], pad_id=self.pad_id)
-            arrays = (batch.ids, batch.lengths, batch.targets, batch.labels)
+            arrays = (batch.ids[:, 0], batch.lengths[:, 0], batch.targets[:, 0], batch.labels)
             yield MicroBatch(tuple(map(torch.from_numpy, arrays)))
 
 
@@ -113,23 +108,21 @@ def make(job: Job) -> Outcome:
 
 
 def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, world_size: int) -> Splits:
-    read = partial(read_labelled, text_field=settings.text_fields[0], label_field=settings.label_field)
-    train_rows, validation_rows = read(Path(settings.train)), read(Path(settings.validation or settings.train))
-    names = label_names(train_rows)
+    rows = read_splits(settings)
     tokenizer = Tokenizer.load(pretrained)
-    decoder = load_with_padding(pretrained)
-    encode = partial(encode_split, tokenizer=tokenizer, names=names, max_tokens=_max_tokens(settings, decoder))
-    pad_id = decoder.config.pad_id
-    assert pad_id is not None, decoder.config
-    train_split = encode(draw_rows(train_rows, settings.max_examples, seed=settings.seed))
+    max_tokens = _max_tokens(settings, load_with_padding(pretrained))
+    spec = TaskSpec.of_recipe(settings, rows.labels, max_tokens=max_tokens, vocab_size=tokenizer.vocab_size)
+    assert spec.marks is not None, spec
+    encode = partial(encode_rows, tokenizer=tokenizer, spec=spec)
+    train_split = encode(rows.train)
     cut = partial(epoch_batches, train_split.lengths, batch_sequences=settings.batch_sequences, seed=settings.seed)
     return Splits(
         train=train_split,
         steps=[rows for epoch in range(settings.epochs) for rows in cut(epoch=epoch)],
-        validation=encode(validation_rows),
-        names=names,
+        validation=encode(rows.validation),
+        spec=spec,
         settings=settings,
-        pad_id=pad_id,
+        pad_id=spec.marks.pad,
         end_of_text_id=tokenizer.end_of_text_id,
         rank=rank,
         world_size=world_size,
@@ -148,9 +141,10 @@ def _max_tokens(settings: Finetune, decoder: Decoder) -> int:
 def _make_classifier(pretrained: Path, splits: Splits, *, from_scratch: bool = False) -> SequenceClassifier:
     settings = splits.settings
     decoder = load_with_padding(pretrained)
+    decoder.config = replace(decoder.config, pad_id=splits.pad_id)
     if from_scratch:
         decoder.init_weights(settings.seed)
-    return SequenceClassifier(decoder, len(splits.names), settings.classifier_dropout, seed=settings.seed)
+    return SequenceClassifier(decoder, splits.spec.n_outputs, settings.classifier_dropout, seed=settings.seed)
 
 
 def _tune(
@@ -221,8 +215,9 @@ def _report(
 def _export(model: SequenceClassifier, folder: Path, splits: Splits, *, tokenizer_folder: Path) -> None:
     """The classifier in Hugging Face layout, with a tokenizer that adds its start and extract tokens."""
     folder.mkdir()
-    save_classifier(model, folder, splits.names, end_of_text_id=splits.end_of_text_id)
-    write_classifier_tokenizer(tokenizer_folder, folder, model_max_length=_max_tokens(splits.settings, model.decoder))
+    save_classifier(model, folder, list(splits.spec.labels), end_of_text_id=splits.end_of_text_id)
+    splits.spec.write(folder)
+    write_task_tokenizer(tokenizer_folder, folder, splits.spec)
 
 
 def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: SequenceClassifier) -> Outcome:
@@ -230,12 +225,8 @@ def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: Seque
     folders = [job.output / MODEL_FOLDERS[start] for start in curves]
     curves_file = write_json(job.output / "curves.json", {start: curve.thinned() for start, curve in curves.items()})
     settings = splits.settings
-    rows = read_labelled(
-        Path(settings.validation or settings.train),
-        text_field=settings.text_fields[0],
-        label_field=settings.label_field,
-    )
-    register_classifier(job.recipe, folders[0], [row.text for row in rows[:2]])
+    rows = read_rows(Path(settings.validation or settings.train), settings)
+    register_classifier(job.recipe, folders[0], [row.texts[0] for row in rows[:2]])
     tuned = curves["pretrained"]
     figures = {"train_loss": tuned.last("train_loss"), "validation_accuracy": _best(tuned)}
     if "scratch" in curves:
@@ -247,7 +238,7 @@ def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: Seque
             "steps": int(tuned.series["learning_rate"][-1][0]),
             "train_examples": len(splits.train),
             "validation_examples": len(splits.validation),
-            "labels": len(splits.names),
+            "labels": splits.spec.n_outputs,
         },
         figures=figures,
         engines=("deepspeed", "torch"),

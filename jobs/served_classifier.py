@@ -18,8 +18,10 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Map
 
 from gpt_core.model.hf import load_classifier
+from gpt_core.tasks.labelled import Row
+from gpt_core.tasks.sequences import encode_rows
+from gpt_core.tasks.spec import TaskSpec
 from gpt_core.tokenizer.tokenizer import Tokenizer
-from gpt_core.training.tasks import encode_example
 
 ARTIFACT = "classifier"  # the folder with config.json, model.safetensors and tokenizer.json
 MAX_BATCH_TOKENS = 16_384  # padding in
@@ -27,7 +29,7 @@ DISTRIBUTIONS = ("numpy", "pandas", "pydantic", "pyyaml", "safetensors", "tokeni
 
 
 class ServedClassifier(PythonModel):
-    """A pyfunc over a fine-tuned classifier; `model_config` holds `max_tokens`."""
+    """A pyfunc over a fine-tuned classifier."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Weights, labels and tokenizer are in memory, on the GPU where there is one."""
@@ -36,7 +38,7 @@ class ServedClassifier(PythonModel):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.classifier = classifier.to(self.device).eval()
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        self.max_tokens = int(context.model_config["max_tokens"])
+        self.spec = TaskSpec.read(folder)
 
     def predict(
         self,
@@ -46,7 +48,8 @@ class ServedClassifier(PythonModel):
     ) -> pd.DataFrame:
         """A row for each row of `model_input`, in its order. Raises MlflowException (HTTP 400) for what is no text."""
         texts = _texts(model_input)
-        sequences = [encode_example(self.tokenizer, text, self.max_tokens) for text in texts]
+        asked = [Row(f"row {number}", (text,), None) for number, text in enumerate(texts)]
+        sequences = [list(sequence) for (sequence,) in encode_rows(asked, self.tokenizer, self.spec).sequences]
         probabilities = np.zeros((len(texts), len(self.labels)))
         for rows in batch_rows([len(sequence) for sequence in sequences], MAX_BATCH_TOKENS):
             probabilities[rows] = self._probabilities([sequences[row] for row in rows])

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt_core.model.config import IGNORED
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.heads import LanguageModel, SequenceClassifier, token_cross_entropy
-from gpt_core.training.tasks import IGNORED
 
 Precision = Literal["fp32", "bf16", "autocast"]
 
