@@ -206,7 +206,10 @@ def test_predictions_keep_the_order_of_the_examples_whatever_goes_together(
     test = evaluate.open_test(stages.inputs["finetune"], settings, stages.tokenizer, device=torch.device("cpu"))
     classifier = test.classifiers["pretrained"]
     predicted = evaluate.predict_labels(classifier, test.examples, ignore)
-    alone = [classifier(torch.tensor([ids]), torch.tensor([len(ids)]))[0].argmax().item() for ids in test.examples.ids]
+    alone = [
+        classifier(torch.tensor([ids]), torch.tensor([len(ids)]))[0].argmax().item()
+        for (ids,) in test.examples.sequences
+    ]
     assert len(set(alone)) > 1
     assert predicted.tolist() == alone
 
