@@ -153,9 +153,7 @@ class Run:
         """The training is whole. Raises PreemptedError, on all ranks alike, where one was asked to stop."""
         engine, batches, training = self._engine, self._batches, self._training
         keeper = Keeper(self._checkpoints, engine, stop_requested)
-        recorder = Recorder(
-            training.steps_file, batches, sink, progress, name=training.name, done=self._done
-        )
+        recorder = Recorder(training.steps_file, batches, sink, progress, name=training.name, done=self._done)
         with closing(recorder):
             for figures in train(
                 engine,
@@ -176,7 +174,7 @@ class Run:
         if engine.rank == 0:
             assert self._best is not None, training
             result = Result(self._best.step, self._best.figures, *self._counts)
-            write_json(training.result_file, asdict(result))  # type: ignore[arg-type]  # floats in a dict
+            write_json(training.result_file, asdict(result))
             settle(self._job, training, result)
 
     def _weigh(self, step: int, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:

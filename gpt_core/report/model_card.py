@@ -102,9 +102,8 @@ def _what(spec: TaskSpec) -> str:
     shown = ", ".join(spec.labels[:MOST_LABELS]) + (", ..." if len(spec.labels) > MOST_LABELS else "")
     output = TARGETS[spec.target].format(count=len(spec.labels), labels=shown)
     sequence = SEQUENCES[spec.task].format(*spec.fields)
-    return (
-        f"## What it does\n\n- Input: `{sequence}`, at most {units.count(spec.max_tokens)} tokens.\n- Output: {output}\n"
-    )
+    length = units.count(spec.max_tokens)
+    return f"## What it does\n\n- Input: `{sequence}`, at most {length} tokens.\n- Output: {output}\n"
 
 
 def _data(recipe: Recipe, settings: Finetune, *, train_examples: int) -> str:

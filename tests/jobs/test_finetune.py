@@ -1,4 +1,4 @@
-"""Fine-tuning with real DeepSpeed on forked ranks: every task is learned, ranks change nothing, a kill costs nothing."""
+"""Fine-tuning with real DeepSpeed on forked ranks: every task is learned; ranks and kills change nothing."""
 
 import json
 import random
@@ -154,9 +154,7 @@ TASKS: dict[str, tuple[Callable[[random.Random], Row], Row, str, float]] = {  # 
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_is_learned(
-    ranks: ForkedRanks, inputs: Mapping[str, Artifact], tmp_path: Path, name: str
-) -> None:
+def test_every_task_is_learned(ranks: ForkedRanks, inputs: Mapping[str, Artifact], tmp_path: Path, name: str) -> None:
     make, settings, headline, bound = TASKS[name]
     settings = {"from_scratch_baseline": False, **settings}
     artifact = tune(ranks, recipe_of(tmp_path, make, settings), inputs, tmp_path / "out")
@@ -219,7 +217,11 @@ def test_of_several_seeds_figures_are_means_and_the_best_model_is_kept(uninterru
     of = digests(uninterrupted)
     assert set(of) == {
         f"{folder}/model.safetensors"
-        for folder in ("model", "scratch", *(f"seeds/{seed}/{start}" for seed in (0, 1) for start in ("model", "scratch")))
+        for folder in (
+            "model",
+            "scratch",
+            *(f"seeds/{seed}/{start}" for seed in (0, 1) for start in ("model", "scratch")),
+        )
     }
     assert of["model/model.safetensors"] == of[f"seeds/{best}/model/model.safetensors"]
     assert of["scratch/model.safetensors"] == of[f"seeds/{best}/scratch/model.safetensors"]
@@ -230,7 +232,10 @@ def test_of_several_seeds_figures_are_means_and_the_best_model_is_kept(uninterru
 def test_from_random_weights_all_learn_where_else_the_last_block_does(
     uninterrupted: Artifact, inputs: Mapping[str, Artifact]
 ) -> None:
-    before, after = (load_file(folder / "model.safetensors") for folder in (inputs["pretrain"].root / "model", uninterrupted.root / "model"))
+    before, after = (
+        load_file(folder / "model.safetensors")
+        for folder in (inputs["pretrain"].root / "model", uninterrupted.root / "model")
+    )
     moved = {name for name, value in before.items() if not torch.equal(value, after[name][: len(value)])}
     assert moved
     assert all(".1." in name for name in moved), moved  # of the two blocks
