@@ -20,8 +20,11 @@ from gpt_core.model.heads import SequenceClassifier
 from gpt_core.model.hf import load_classifier, save_classifier
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import parse_recipe
-from gpt_core.tokenizer.tokenizer import Tokenizer, build_backend, close_vocabulary, write_classifier_tokenizer
-from gpt_core.training.tasks import encode_example
+from gpt_core.tasks.labelled import Row
+from gpt_core.tasks.sequences import encode_rows
+from gpt_core.tasks.spec import TaskSpec
+from gpt_core.tasks.tokenizer import write_task_tokenizer
+from gpt_core.tokenizer.tokenizer import Tokenizer, build_backend, close_vocabulary
 from jobs.pipeline_run import open_pipeline_run
 from jobs.served_classifier import batch_rows, requirements
 from jobs.tracking import RUN_ID, register_classifier, tracking_uri
@@ -41,8 +44,12 @@ def make_classifier(folder: Path) -> Path:
     backend.train_from_iterator(["the river and the mountain by the sea"] * 4, trainer)
     tokenizer = close_vocabulary(backend, "<|endoftext|>")
     tokenizer.save(folder / "tokenizer")
-    write_classifier_tokenizer(folder / "tokenizer", folder / "model")
     recipe = recipe_in(folder)
+    assert recipe.finetune is not None
+    size = tokenizer.vocab_size
+    spec = TaskSpec.of_recipe(recipe.finetune, tuple(LABELS), max_tokens=MAX_TOKENS, vocab_size=size)
+    write_task_tokenizer(folder / "tokenizer", folder / "model", spec)
+    spec.write(folder / "model")
     decoder = Decoder(DecoderConfig.from_recipe(recipe.model, tokenizer.vocab_size))
     decoder.init_weights(seed=1)
     classifier = SequenceClassifier(decoder, len(LABELS), dropout=0.1)
@@ -73,7 +80,7 @@ def expected_probabilities(folder: Path) -> np.ndarray:
     rows = []
     with torch.inference_mode():
         for text in TEXTS:
-            ids = torch.tensor([encode_example(tokenizer, text, MAX_TOKENS)])
+            ids = torch.tensor(encode_rows([Row("", (text,), None)], tokenizer, TaskSpec.read(folder)).sequences[0])
             logits, _ = classifier.eval()(ids, torch.tensor([ids.shape[1]]))
             rows.append(logits[0].double().softmax(-1).numpy())
     return np.stack(rows)
