@@ -70,9 +70,8 @@ def numbered(chooser: random.Random) -> Row:
 
 
 def entailed(chooser: random.Random) -> Row:
-    premise, hypothesis = chooser.choice(TOPICS), chooser.choice(TOPICS)
-    label = f"{premise} to {hypothesis}"
-    return {"premise": words(chooser, premise, 2), "hypothesis": words(chooser, hypothesis, 2), "label": label}
+    row = alike(chooser)
+    return {"premise": row["first"], "hypothesis": row["second"], "label": row["label"]}
 
 
 def alike(chooser: random.Random) -> Row:
