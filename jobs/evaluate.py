@@ -31,6 +31,7 @@ from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.metrics import ClassificationScore, majority_label, score_classification
 from gpt_core.training.tasks import Examples, encode_split, make_batch, read_labelled
 from jobs.job import Job, Outcome, run_job
+from jobs.registry import register_models
 
 BATCH_TOKENS = 8192  # in a forward pass, padding in
 MODEL_FOLDERS = {"pretrained": "model", "scratch": "scratch"}  # how fine-tuning began -> folder of what it made
@@ -93,6 +94,12 @@ def make(job: Job) -> Outcome:
         figures |= name_figures(scores)
         counts["test_examples"] = len(test.examples)
     evaluated = write_json(job.output / "evaluation.json", evaluation)
+    register_models(
+        job.recipe,
+        task_folder=finetune.root / "model" if finetune else None,
+        language_folder=pretrain.root / "model",
+        figures=figures,
+    )
     return Outcome([evaluated, job.output / "samples.json"], counts=counts, figures=figures, engines=("torch",))
 
 

@@ -41,7 +41,7 @@ from gpt_core.training.tasks import (
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, run_job
 from jobs.node_metrics import watch_node
-from jobs.tracking import MetricSink, metric_logger, register_classifier
+from jobs.tracking import MetricSink, metric_logger
 from jobs.zero import ZeroEngine, join_ranks, part_ranks
 
 MODEL_FOLDERS = {"pretrained": "model", "scratch": "scratch"}
@@ -92,7 +92,7 @@ class Splits:
 
 
 def make(job: Job) -> Outcome:
-    """The classifier, and the same one from scratch, are trained, exported and registered."""
+    """The classifier, and the same one from scratch, are trained and exported."""
     settings = job.recipe.finetune
     assert settings is not None
     rank, world_size = join_ranks(job.recipe.cluster.train)
@@ -226,16 +226,9 @@ def _export(model: SequenceClassifier, folder: Path, splits: Splits, *, tokenize
 
 
 def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: SequenceClassifier) -> Outcome:
-    """The classifier is registered; the outcome names what was made."""
+    """The outcome names what was made."""
     folders = [job.output / MODEL_FOLDERS[start] for start in curves]
     curves_file = write_json(job.output / "curves.json", {start: curve.thinned() for start, curve in curves.items()})
-    settings = splits.settings
-    rows = read_labelled(
-        Path(settings.validation or settings.train),
-        text_field=settings.text_fields[0],
-        label_field=settings.label_field,
-    )
-    register_classifier(job.recipe, folders[0], [row.text for row in rows[:2]])
     tuned = curves["pretrained"]
     figures = {"train_loss": tuned.last("train_loss"), "validation_accuracy": _best(tuned)}
     if "scratch" in curves:
