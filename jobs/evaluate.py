@@ -22,8 +22,8 @@ from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import LanguageModel, SequenceClassifier
-from gpt_core.model.hf import load_classifier, load_decoder
+from gpt_core.model.heads import LanguageModel, TaskModel
+from gpt_core.model.hf import load_decoder, load_task_model
 from gpt_core.model.sampling import Sampling
 from gpt_core.model.stream import stream_texts
 from gpt_core.recipe import Evaluate, Finetune, Recipe
@@ -55,7 +55,7 @@ class Test:
 
     __test__ = False  # no test of pytest's
 
-    classifiers: dict[str, SequenceClassifier]
+    classifiers: dict[str, TaskModel]
     labels: list[str]
     examples: Examples
     majority: int  # the most frequent label of the training split
@@ -173,12 +173,13 @@ def write_samples(
 
 def open_test(finetune: Artifact, settings: Finetune, tokenizer: Tokenizer, *, device: torch.device) -> Test:
     """The classifiers of the fine-tuning and the test split. Raises InputError for a row that cannot be scored."""
-    classifiers: dict[str, SequenceClassifier] = {}
+    classifiers: dict[str, TaskModel] = {}
     names: list[str] = []
     for start, folder in MODEL_FOLDERS.items():
         if finetune.has(f"{folder}/config.json"):
-            classifier, names = load_classifier(finetune.root / folder)
-            classifiers[start] = classifier.to(device).eval()
+            classifier, spec = load_task_model(finetune.root / folder)
+            assert isinstance(classifier, TaskModel), spec
+            classifiers[start], names = classifier.to(device).eval(), list(spec.labels)
     read = partial(read_labelled, text_field=settings.text_fields[0], label_field=settings.label_field)
     context_length = classifiers["pretrained"].decoder.config.context_length
     examples = encode_split(
@@ -202,7 +203,7 @@ def score_test(test: Test, report: Report) -> dict[str, ClassificationScore]:
     return scores
 
 
-def predict_labels(classifier: SequenceClassifier, examples: Examples, report: Report) -> npt.NDArray[np.int64]:
+def predict_labels(classifier: TaskModel, examples: Examples, report: Report) -> npt.NDArray[np.int64]:
     """The likeliest label number of each example, (n,). Examples of like length go together, to spare padding."""
     device = classifier.score.weight.device
     predicted = np.empty(len(examples), dtype=np.int64)
@@ -212,7 +213,8 @@ def predict_labels(classifier: SequenceClassifier, examples: Examples, report: R
         rows = order[start : start + max(1, BATCH_TOKENS // int(examples.lengths[order[start]]))]
         batch = make_batch(examples, rows.tolist(), pad_id=0)  # attention is causal: any padding will do
         with torch.inference_mode():
-            logits, _ = classifier(torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.lengths).to(device))
+            sequences = (torch.from_numpy(array).unsqueeze(1).to(device) for array in (batch.ids, batch.lengths))
+            logits, _ = classifier(*sequences)
         predicted[rows] = logits.argmax(dim=-1).cpu().numpy()
         start += len(rows)
         report(start, len(order))

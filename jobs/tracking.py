@@ -1,9 +1,8 @@
 """MLflow for jobs, and where its store is. What the runner records is in jobs/pipeline_run.py.
 
 A job calls `metric_logger`, `watch_node` (jobs/node_metrics.py) and `register_models` (jobs/registry.py), which do
-nothing unless
-the runner named a run in GPTMILL_MLFLOW_RUN_ID. A store that goes away costs a warning, never the job. Importing this
-module does not import mlflow.
+nothing unless the runner named a run in GPTMILL_MLFLOW_RUN_ID. A store that goes away costs a warning, never the job.
+Importing this module does not import mlflow.
 
 The store is `tracking.uri`, else the environment's MLFLOW_TRACKING_URI (`mlflow run` sets it), else
 `{workspace}/mlflow.db` with artifacts in `{workspace}/mlartifacts`.
