@@ -25,7 +25,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from gpt_core.errors import InputError
 from gpt_core.model.hf import load_task_model
 from gpt_core.tasks.labelled import Row, row_of
-from gpt_core.tasks.predict import predict
+from gpt_core.model.predict import predict
 from gpt_core.tasks.request import read_rows_of_columns
 from gpt_core.tasks.sequences import encode_rows
 from gpt_core.tasks.spec import TaskSpec
@@ -66,7 +66,7 @@ class ServedTask(PythonModel):
 
 
 def answer(spec: TaskSpec, rows: list[Row], outputs: Floats) -> Columns:
-    """The columns of the answer, from the model's `outputs` as gpt_core.tasks.predict gives them."""
+    """The columns of the answer, from the model's `outputs` as gpt_core.model.predict gives them."""
     if spec.target == "number":
         return {"value": outputs.tolist()}
     if spec.target == "classes":
@@ -83,9 +83,7 @@ def answer(spec: TaskSpec, rows: list[Row], outputs: Floats) -> Columns:
         return {
             "choice": [row.texts[1 + place] for row, place in zip(rows, best.tolist(), strict=True)],
             "score": scores,
-            "probabilities": [
-                each[: len(row.texts) - 1] for row, each in zip(rows, odds.tolist(), strict=True)
-            ],
+            "probabilities": [each[: len(row.texts) - 1] for row, each in zip(rows, odds.tolist(), strict=True)],
         }
     return {
         "label": [spec.labels[place] for place in best.tolist()],
