@@ -20,11 +20,11 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from gpt_core.errors import InputError
 from gpt_core.model.hf import load_decoder
+from gpt_core.model.predict import predict
 from gpt_core.model.sampling import Sampling
 from gpt_core.model.stream import stream_texts
 from gpt_core.recipe import Evaluate
 from gpt_core.tasks.labelled import Row
-from gpt_core.model.predict import predict
 from gpt_core.tasks.request import PARAMETERS, read_rows_of_columns, read_text, read_writing
 from gpt_core.tasks.sequences import encode_rows
 from gpt_core.tasks.spec import TASK, TaskSpec

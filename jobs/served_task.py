@@ -24,8 +24,8 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from gpt_core.errors import InputError
 from gpt_core.model.hf import load_task_model
-from gpt_core.tasks.labelled import Row, row_of
 from gpt_core.model.predict import predict
+from gpt_core.tasks.labelled import Row, row_of
 from gpt_core.tasks.request import read_rows_of_columns
 from gpt_core.tasks.sequences import encode_rows
 from gpt_core.tasks.spec import TaskSpec
