@@ -27,9 +27,11 @@ from gpt_core.model.hf import load_decoder, load_task_model
 from gpt_core.model.sampling import Sampling
 from gpt_core.model.stream import stream_texts
 from gpt_core.recipe import Evaluate, Finetune, Recipe
+from gpt_core.tasks.batches import make_batch
+from gpt_core.tasks.labelled import read_rows, require_known_labels
+from gpt_core.tasks.sequences import Examples, encode_rows
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.metrics import ClassificationScore, majority_label, score_classification
-from gpt_core.training.tasks import Examples, encode_split, make_batch, read_labelled
 from jobs.job import Job, Outcome, run_job
 from jobs.registry import register_models
 
@@ -180,13 +182,10 @@ def open_test(finetune: Artifact, settings: Finetune, tokenizer: Tokenizer, *, d
             classifier, spec = load_task_model(finetune.root / folder)
             assert isinstance(classifier, TaskModel), spec
             classifiers[start], names = classifier.to(device).eval(), list(spec.labels)
-    read = partial(read_labelled, text_field=settings.text_fields[0], label_field=settings.label_field)
-    context_length = classifiers["pretrained"].decoder.config.context_length
-    examples = encode_split(
-        read(Path(settings.test)), tokenizer, names=names, max_tokens=settings.max_tokens or context_length
-    )
-    majority = majority_label([names.index(row.label) for row in read(Path(settings.train))])
-    return Test(classifiers, names, examples, majority)
+    rows, train = read_rows(Path(settings.test), settings), read_rows(Path(settings.train), settings)
+    require_known_labels(rows, names)
+    majority = majority_label([names.index(str(row.label)) for row in train])
+    return Test(classifiers, names, encode_rows(rows, tokenizer, spec), majority)
 
 
 def score_test(test: Test, report: Report) -> dict[str, ClassificationScore]:
@@ -213,8 +212,7 @@ def predict_labels(classifier: TaskModel, examples: Examples, report: Report) ->
         rows = order[start : start + max(1, BATCH_TOKENS // int(examples.lengths[order[start]]))]
         batch = make_batch(examples, rows.tolist(), pad_id=0)  # attention is causal: any padding will do
         with torch.inference_mode():
-            sequences = (torch.from_numpy(array).unsqueeze(1).to(device) for array in (batch.ids, batch.lengths))
-            logits, _ = classifier(*sequences)
+            logits, _ = classifier(*(torch.from_numpy(it).to(device) for it in (batch.ids, batch.lengths)))
         predicted[rows] = logits.argmax(dim=-1).cpu().numpy()
         start += len(rows)
         report(start, len(order))

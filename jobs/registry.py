@@ -36,7 +36,7 @@ METRIC, VALUE, INTERVAL, HELD_OUT = "gptmill.metric", "gptmill.value", "gptmill.
 
 @dataclass(frozen=True)
 class Measured:
-    """A model's headline figure on held-out data. `sign` -1: less is better. Without an interval low and high are it."""
+    """A model's headline figure on held-out data; with `sign` -1 less is better. `low` and `high` bound it, or are it."""
 
     metric: str
     value: float
@@ -94,7 +94,7 @@ def register_models(
 
 
 def register(store: "Store", candidate: Candidate, run_id: str, alias: str) -> str:
-    """The candidate is the version at `alias`, and at `champion` where it is the first or better; returns its number."""
+    """The candidate is the version at `alias`, and at `champion` where that is due; returns its number."""
     name, measured = candidate.name, candidate.measured
     number = store.version_tagged(name, FINGERPRINT, candidate.fingerprint)
     champion = store.version_at(name, CHAMPION)

@@ -97,7 +97,7 @@ def _parameter(name: str, default: object) -> ParamSpec:
 
 
 def _inputs(columns: Sequence[str]) -> Schema:
-    return Schema([ColSpec(AnyType(), column) for column in columns])
+    return Schema([ColSpec(AnyType(), column) for column in columns])  # type: ignore[no-untyped-call]
 
 
 def _outputs(answer: Mapping[str, DataType | Array | Map]) -> Schema:

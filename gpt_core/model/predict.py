@@ -20,9 +20,7 @@ PAD_ID = 0  # attention is causal: any padding will do
 Floats = npt.NDArray[np.float64]
 
 
-def predict(
-    model: TaskModel | Decoder, examples: Examples, report: Callable[[int, int], None] = lambda done, total: None
-) -> Floats:
+def predict(model: TaskModel | Decoder, examples: Examples, report: Callable[[int, int], None] | None = None) -> Floats:
     """The outputs of `examples` in their order, as `scores.score` takes them; the model is in evaluation mode.
 
     Logits (n, L) of a class or of classes, numbers (n,), logits (n, S) of choices with -inf where an example has
@@ -46,7 +44,8 @@ def predict(
         else:
             outputs[rows] = made
         start += len(rows)
-        report(start, len(order))
+        if report is not None:
+            report(start, len(order))
     return np.empty(0) if outputs is None else outputs
 
 
