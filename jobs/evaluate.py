@@ -1,4 +1,4 @@
-"""The evaluate stage: held-out figures of all models, and samples. One process, all its cores or its one GPU.
+"""The evaluate stage: held-out figures of all models, samples, the registry. One process, all its cores or its GPU.
 
 The language model is scored on every whole window of the validation shards, in all and by source; fine-tuned models
 and two baselines on finetune.test, which nothing else scores. A recipe without a corpus has the task alone, one
@@ -25,8 +25,9 @@ from gpt_core.recipe import Evaluate, Recipe
 from gpt_core.tasks.comparison import name_figures
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.held_out import HeldOutScore, score_held_out
-from jobs.evaluate_task import describe_trial, open_trial, run_trial
+from jobs.evaluate_task import KEPT, describe_trial, open_trial, run_trial
 from jobs.job import Job, Outcome, run_job
+from jobs.registry import register_models
 
 OTHERS = "others"  # the name of the sources that share shards
 
@@ -69,6 +70,12 @@ def make(job: Job) -> Outcome:
         figures |= name_figures(comparison)
         counts["test_examples"] = len(trial.test)
     write_json(paths[0], evaluation)
+    register_models(
+        job.recipe,
+        task_folder=finetune.root / KEPT if finetune else None,
+        language_folder=job.inputs["pretrain"].root / "model" if writer is not None else None,
+        figures=figures,
+    )
     return Outcome(paths, counts=counts, figures=figures, engines=("scikit-learn", "torch"))
 
 

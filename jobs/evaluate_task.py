@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from gpt_core.errors import ArtifactError
 from gpt_core.fingerprint import Json
 from gpt_core.model.hf import load_task_model
 from gpt_core.model.hf_config import CONFIG, WEIGHTS
+from gpt_core.model.predict import predict
 from gpt_core.recipe import Finetune
 from gpt_core.tasks.baselines import say_bag_of_words, say_majority
 from gpt_core.tasks.comparison import Comparison, Contestant, compare, describe
@@ -19,7 +21,6 @@ from gpt_core.tasks.scores import Values
 from gpt_core.tasks.sequences import Examples, encode_rows, label_numbers
 from gpt_core.tasks.spec import TaskSpec
 from gpt_core.tokenizer.tokenizer import Tokenizer
-from gpt_core.training.predict import predict
 
 MODEL_FOLDERS: dict[Contestant, str] = {"pretrained": "model", "scratch": "scratch"}
 KEPT = MODEL_FOLDERS["pretrained"]
@@ -65,20 +66,17 @@ def open_trial(finetune: Artifact, settings: Finetune) -> Trial:
 
 def run_trial(trial: Trial, report: Report, *, device: torch.device, seed: int) -> Comparison:
     """Every model has said what it thinks of the test set, one in memory at a time; `seed` draws the resamples."""
-    total, done = sum(map(len, trial.models.values())) * len(trial.test), 0
-    outputs: dict[Contestant, list[Values]] = {}
+    total = sum(map(len, trial.models.values())) * len(trial.test)
+    outputs: dict[Contestant, list[Values]] = {start: [] for start in trial.models}
+
+    def report_behind(done: int, more: int, _: int) -> None:
+        report(done + more, total)
+
     for start, folders in trial.models.items():
-        outputs[start] = []
         for folder in folders:
             model, _ = load_task_model(folder)
-            said = predict(
-                model.to(device).eval(),
-                trial.spec,
-                trial.examples,
-                lambda scored, _, before=done: report(before + scored, total),
-            )
-            outputs[start].append(said)
-            done += len(trial.test)
+            done = sum(map(len, outputs.values())) * len(trial.test)
+            outputs[start].append(predict(model.to(device), trial.examples, partial(report_behind, done)))
     for name, words in _say_baselines(trial).items():
         outputs[name] = [words]
     return compare(trial.spec, trial.examples.labels, outputs, kept=trial.kept, seed=seed)

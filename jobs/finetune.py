@@ -22,28 +22,22 @@ from gpt_core.model.hf_config import LANGUAGE_MODEL, read_config
 from gpt_core.model.start import load_for_task
 from gpt_core.model.trainable import freeze, thaw
 from gpt_core.recipe import Finetune
+from gpt_core.tasks.batches import epoch_batches, make_batch, share_of
+from gpt_core.tasks.labelled import read_splits
+from gpt_core.tasks.sequences import Examples, encode_rows
 from gpt_core.tasks.spec import TaskSpec
-from gpt_core.tokenizer.tokenizer import Tokenizer, write_classifier_tokenizer
+from gpt_core.tasks.tokenizer import write_task_tokenizer
+from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.curves import Curves
 from gpt_core.training.engine import Engine
 from gpt_core.training.guard import Guard
 from gpt_core.training.loop import MicroBatch, StepFigures, train
 from gpt_core.training.objective import TaskObjective
 from gpt_core.training.schedule import Schedule
-from gpt_core.training.tasks import (
-    Examples,
-    draw_rows,
-    encode_split,
-    epoch_batches,
-    label_names,
-    make_batch,
-    read_labelled,
-    share_of,
-)
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, run_job
 from jobs.node_metrics import watch_node
-from jobs.tracking import MetricSink, metric_logger, register_classifier
+from jobs.tracking import MetricSink, metric_logger
 from jobs.zero import ZeroEngine, join_ranks, part_ranks
 
 MODEL_FOLDERS = {"pretrained": "model", "scratch": "scratch"}
@@ -83,19 +77,19 @@ class Splits:
     def counts(self, step: int) -> tuple[int, int]:
         """(examples, next-token targets) in the global batch of `step`."""
         rows = self.steps[step]
-        return len(rows), sum(len(self.train.ids[row]) - 1 for row in rows)
+        return len(rows), int(self.train.n_targets[rows].sum())
 
     def _cut(self, examples: Examples, rows: list[int], *, size: int) -> Iterator[MicroBatch]:
         part = share_of(self.rank, self.world_size, rows, size=size)
         for start in range(0, len(part), self.micro_batch):
             assert self.spec.marks is not None
             batch = make_batch(examples, part[start : start + self.micro_batch], pad_id=self.spec.marks.pad)
-            sequences = (torch.from_numpy(array).unsqueeze(1) for array in (batch.ids, batch.lengths, batch.targets))
-            yield MicroBatch((*sequences, torch.from_numpy(batch.labels)))
+            arrays = (batch.ids, batch.lengths, batch.targets, batch.labels)
+            yield MicroBatch(tuple(map(torch.from_numpy, arrays)))
 
 
 def make(job: Job) -> Outcome:
-    """The classifier, and the same one from scratch, are trained, exported and registered."""
+    """The classifier, and the same one from scratch, are trained and exported."""
     settings = job.recipe.finetune
     assert settings is not None
     rank, world_size = join_ranks(job.recipe.cluster.train)
@@ -116,20 +110,18 @@ def make(job: Job) -> Outcome:
 
 
 def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, world_size: int) -> Splits:
-    read = partial(read_labelled, text_field=settings.text_fields[0], label_field=settings.label_field)
-    train_rows, validation_rows = read(Path(settings.train)), read(Path(settings.validation or settings.train))
-    names = label_names(train_rows)
+    rows = read_splits(settings)
     tokenizer = Tokenizer.load(pretrained)
     config, _ = read_config(pretrained, LANGUAGE_MODEL)
     max_tokens = settings.max_tokens or config.context_length
-    spec = TaskSpec.of_recipe(settings, tuple(names), max_tokens=max_tokens, vocab_size=tokenizer.vocab_size)
-    encode = partial(encode_split, tokenizer=tokenizer, names=names, max_tokens=max_tokens)
-    train_split = encode(draw_rows(train_rows, settings.max_examples, seed=settings.seed))
+    spec = TaskSpec.of_recipe(settings, rows.labels, max_tokens=max_tokens, vocab_size=tokenizer.vocab_size)
+    encode = partial(encode_rows, tokenizer=tokenizer, spec=spec)
+    train_split = encode(rows.train)
     cut = partial(epoch_batches, train_split.lengths, batch_sequences=settings.batch_sequences, seed=settings.seed)
     return Splits(
         train=train_split,
         steps=[rows for epoch in range(settings.epochs) for rows in cut(epoch=epoch)],
-        validation=encode(validation_rows),
+        validation=encode(rows.validation),
         spec=spec,
         settings=settings,
         vocab_size=tokenizer.vocab_size,
@@ -230,20 +222,13 @@ def _export(model: TaskModel, folder: Path, splits: Splits, *, tokenizer_folder:
     """The classifier in Hugging Face layout, with a tokenizer that adds its start and extract tokens."""
     folder.mkdir()
     save_task_model(model, folder, splits.spec, end_of_text_id=splits.end_of_text_id)
-    write_classifier_tokenizer(tokenizer_folder, folder, model_max_length=splits.spec.max_tokens)
+    write_task_tokenizer(tokenizer_folder, folder, splits.spec)
 
 
 def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: TaskModel) -> Outcome:
-    """The classifier is registered; the outcome names what was made."""
+    """The outcome names what was made."""
     folders = [job.output / MODEL_FOLDERS[start] for start in curves]
     curves_file = write_json(job.output / "curves.json", {start: curve.thinned() for start, curve in curves.items()})
-    settings = splits.settings
-    rows = read_labelled(
-        Path(settings.validation or settings.train),
-        text_field=settings.text_fields[0],
-        label_field=settings.label_field,
-    )
-    register_classifier(job.recipe, folders[0], [row.text for row in rows[:2]])
     tuned = curves["pretrained"]
     figures = {"train_loss": tuned.last("train_loss"), "validation_accuracy": _best(tuned)}
     if "scratch" in curves:

@@ -54,8 +54,8 @@ def interval_chart(
         marks.append(element("text", it.label, x=0, y=y + 14, class_="ink halo"))
         marks.append(element("text", it.text, x=WIDTH, y=y + 14, class_="end number halo"))
         width = max(x(it.high) - x(it.low), 1.5)
-        bar = {"x": x(it.low), "y": middle - 4, "width": width, "height": 8, "class_": f"fill {it.color}"}
-        marks.append(element("rect", **bar, fill_opacity="0.35"))
+        place = {"x": x(it.low), "y": middle - 4, "width": width, "height": 8.0}
+        marks.append(element("rect", **place, class_=f"fill {it.color}", fill_opacity="0.35"))
         marks += [element("circle", cx=x(each), cy=middle, r=2.5, class_=f"fill {it.color}") for each in it.each]
         tip = element("title", f"{it.label}: {it.text}")
         marks.append(element("circle", tip, cx=x(it.value), cy=middle, r=5.5, class_=f"fill {it.color}"))
