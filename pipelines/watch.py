@@ -17,7 +17,13 @@ from jobs.tracking import PARENT_RUN_ID, check_tracking
 from pipelines.plan import RUNS, PlannedStage
 
 UNRECORDED = "unrecorded.json"  # what a tracking server that was away missed of the recipe's last run
-HEADLINES = ("validation_loss", "validation_bits_per_byte")  # and every figure of the evaluation with an interval
+HEADLINES = (
+    "validation_loss",
+    "validation_bits_per_byte",
+    "test_accuracy",
+    "scratch_test_accuracy",
+    "majority_accuracy",
+)
 
 
 class Watcher:
@@ -57,8 +63,7 @@ class Watcher:
         """The pipeline's run has succeeded and holds the report and the headline figures."""
         if self.run is not None:
             figures = artifacts["evaluate"].manifest.figures if "evaluate" in artifacts else {}
-            names = [name for name in figures if name in HEADLINES or f"{name}_low" in figures]
-            headlines = {name: figures[name] for name in names}
+            headlines = {name: figures[name] for name in HEADLINES if name in figures}
             self.run.finish("FINISHED", report=report, metrics=headlines)
 
 
