@@ -6,12 +6,19 @@ from rich import box
 from rich.table import Table
 
 from gpt_core.artifact import Artifact
+from gpt_core.tasks.scores import HEADLINE
 
 Row = tuple[str, str]
+SCORED = {  # label, ? the figure's name -> the figure's prefix
+    "test ?, fine-tuned": "test",
+    "  same model from scratch": "scratch_test",
+    "  majority class": "majority",
+    "  bag of words": "bag_of_words",
+}
 
 
 def summary_table(artifacts: Mapping[str, Artifact]) -> Table:
-    """One table over all whole stages, in three parts: documents and tokens, models, time."""
+    """One table over all whole stages, in three parts, those that there are: documents and tokens, models, time."""
     table = Table(show_header=False, box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(justify="left", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
@@ -46,18 +53,16 @@ def _models(artifacts: Mapping[str, Artifact]) -> Iterator[Row]:
     if pretrain:
         yield "parameters", f"{pretrain.manifest.counts['parameters']:,}"
         yield "tokens trained on", f"{pretrain.manifest.counts['tokens']:,}"
-    if not evaluate:
-        return
-    figures = evaluate.manifest.figures
-    yield "validation loss", f"{figures['validation_loss']:.3f} nats/token"
-    yield "  bits per byte", f"{figures['validation_bits_per_byte']:.3f}"
-    for label, name in (
-        ("test accuracy, fine-tuned", "test_accuracy"),
-        ("  same model from scratch", "scratch_test_accuracy"),
-        ("  majority class", "majority_accuracy"),
-    ):
-        if name in figures:
-            yield label, f"{figures[name]:.1%}"
+    figures = evaluate.manifest.figures if evaluate else {}
+    if "validation_loss" in figures:
+        yield "validation loss", f"{figures['validation_loss']:.3f} nats/token"
+        yield "  bits per byte", f"{figures['validation_bits_per_byte']:.3f}"
+    for name in sorted(set(HEADLINE.values())):
+        for label, prefix in SCORED.items():
+            if f"{prefix}_{name}" in figures:
+                value = figures[f"{prefix}_{name}"]
+                told = f"{value:.1%}" if name == "accuracy" else f"{value:.3f}"
+                yield label.replace("?", name.replace("_", " ")), told
 
 
 def _times(artifacts: Mapping[str, Artifact]) -> Iterator[Row]:
