@@ -17,11 +17,10 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Map
 
-from gpt_core.model.hf import load_classifier
-from gpt_core.tasks.labelled import Row
-from gpt_core.tasks.sequences import encode_rows
-from gpt_core.tasks.spec import TaskSpec
+from gpt_core.model.heads import TaskModel
+from gpt_core.model.hf import load_task_model
 from gpt_core.tokenizer.tokenizer import Tokenizer
+from gpt_core.training.tasks import encode_example
 
 ARTIFACT = "classifier"  # the folder with config.json, model.safetensors and tokenizer.json
 MAX_BATCH_TOKENS = 16_384  # padding in
@@ -29,16 +28,18 @@ DISTRIBUTIONS = ("numpy", "pandas", "pydantic", "pyyaml", "safetensors", "tokeni
 
 
 class ServedClassifier(PythonModel):
-    """A pyfunc over a fine-tuned classifier."""
+    """A pyfunc over a fine-tuned classifier; `model_config` holds `max_tokens`."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Weights, labels and tokenizer are in memory, on the GPU where there is one."""
         folder = Path(context.artifacts[ARTIFACT])
-        classifier, self.labels = load_classifier(folder)
+        classifier, spec = load_task_model(folder)
+        assert isinstance(classifier, TaskModel), spec
+        self.labels = spec.labels
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.classifier = classifier.to(self.device).eval()
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        self.spec = TaskSpec.read(folder)
+        self.max_tokens = int(context.model_config["max_tokens"])
 
     def predict(
         self,
@@ -48,8 +49,7 @@ class ServedClassifier(PythonModel):
     ) -> pd.DataFrame:
         """A row for each row of `model_input`, in its order. Raises MlflowException (HTTP 400) for what is no text."""
         texts = _texts(model_input)
-        asked = [Row(f"row {number}", (text,), None) for number, text in enumerate(texts)]
-        sequences = [list(sequence) for (sequence,) in encode_rows(asked, self.tokenizer, self.spec).sequences]
+        sequences = [encode_example(self.tokenizer, text, self.max_tokens) for text in texts]
         probabilities = np.zeros((len(texts), len(self.labels)))
         for rows in batch_rows([len(sequence) for sequence in sequences], MAX_BATCH_TOKENS):
             probabilities[rows] = self._probabilities([sequences[row] for row in rows])
@@ -70,7 +70,7 @@ class ServedClassifier(PythonModel):
         ids = torch.zeros((len(sequences), int(lengths.max())), dtype=torch.int64)  # (B, T)
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = torch.tensor(sequence)
-        logits, _ = self.classifier(ids.to(self.device), lengths.to(self.device))  # (B, n_labels)
+        logits, _ = self.classifier(ids[:, None].to(self.device), lengths[:, None].to(self.device))  # (B, n_labels)
         probabilities: np.ndarray = logits.double().softmax(dim=-1).cpu().numpy()
         return probabilities
 

@@ -73,6 +73,13 @@ def join_ranks(train: TrainCluster) -> tuple[int, int]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
+def tell_all_ranks(value: Json) -> Any:
+    """Rank 0's value. Every rank must call."""
+    told = [value]
+    torch.distributed.broadcast_object_list(told)
+    return told[0]
+
+
 def part_ranks() -> None:
     """Every rank is here, and rank 0's last work is done.
 
@@ -177,14 +184,15 @@ class ZeroEngine:
         torch.distributed.barrier()
 
     def weights(self) -> dict[str, Tensor]:
-        module = self._engine.module
+        named = self._engine.module.named_parameters()
+        learning = {name: value for name, value in named if value.requires_grad}
         if self._precision == "bf16":
-            exact = {name: safe_get_full_fp32_param(value) for name, value in module.named_parameters()}
+            exact = {name: safe_get_full_fp32_param(value) for name, value in learning.items()}
             return {} if self.rank else {name: value.cpu().clone() for name, value in exact.items()}
-        with deepspeed.zero.GatheredParameters(list(module.parameters()), enabled=self._stage == 3):
+        with deepspeed.zero.GatheredParameters(list(learning.values()), enabled=self._stage == 3):
             if self.rank:
                 return {}
-            return {name: value.detach().float().cpu().clone() for name, value in module.state_dict().items()}
+            return {name: value.detach().float().cpu().clone() for name, value in learning.items()}
 
     def gather(self, value: Json) -> list[Json]:
         values: list[Json] = [None] * self.world_size

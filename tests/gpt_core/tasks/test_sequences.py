@@ -117,7 +117,8 @@ def test_a_row_without_a_label_can_be_asked_about() -> None:
 def test_of_two_texts_the_longer_is_cut_first(first: int, second: int, room: int) -> None:
     kept, others = first, second
     while kept + others > room:  # a token at a time; of equals that which was no longer at first
-        kept, others = (
-            (kept - 1, others) if kept > others or (kept == others and first <= second) else (kept, others - 1)
-        )
+        if kept > others or (kept == others and first <= second):
+            kept -= 1
+        else:
+            others -= 1
     assert fit_pair(first, second, room=room) == (kept, others)
