@@ -19,8 +19,9 @@ from mlflow.types.schema import Map
 
 from gpt_core.model.heads import TaskModel
 from gpt_core.model.hf import load_task_model
+from gpt_core.tasks.labelled import Row
+from gpt_core.tasks.sequences import encode_rows
 from gpt_core.tokenizer.tokenizer import Tokenizer
-from gpt_core.training.tasks import encode_example
 
 ARTIFACT = "classifier"  # the folder with config.json, model.safetensors and tokenizer.json
 MAX_BATCH_TOKENS = 16_384  # padding in
@@ -39,7 +40,7 @@ class ServedClassifier(PythonModel):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.classifier = classifier.to(self.device).eval()
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        self.max_tokens = int(context.model_config["max_tokens"])
+        self.spec = spec
 
     def predict(
         self,
@@ -49,7 +50,8 @@ class ServedClassifier(PythonModel):
     ) -> pd.DataFrame:
         """A row for each row of `model_input`, in its order. Raises MlflowException (HTTP 400) for what is no text."""
         texts = _texts(model_input)
-        sequences = [encode_example(self.tokenizer, text, self.max_tokens) for text in texts]
+        asked = [Row(f"row {number}", (text,), None) for number, text in enumerate(texts)]
+        sequences = [list(sequence) for (sequence,) in encode_rows(asked, self.tokenizer, self.spec).sequences]
         probabilities = np.zeros((len(texts), len(self.labels)))
         for rows in batch_rows([len(sequence) for sequence in sequences], MAX_BATCH_TOKENS):
             probabilities[rows] = self._probabilities([sequences[row] for row in rows])
