@@ -13,7 +13,7 @@ Row = tuple[str, str]
 
 
 def summary_table(artifacts: Mapping[str, Artifact]) -> Table:
-    """One table over all whole stages, in three parts: documents and tokens, models, time."""
+    """One table over all whole stages, in three parts, those that there are: documents and tokens, models, time."""
     table = Table(show_header=False, box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(justify="left", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)

@@ -18,9 +18,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from gpt_core.model.config import IGNORED
 from gpt_core.tasks.labelled import Label, Row
-from gpt_core.tasks.spec import Marks, TaskSpec
+from gpt_core.tasks.spec import IGNORED, Marks, TaskSpec
 from gpt_core.tokenizer.tokenizer import Tokenizer
 
 Ids: TypeAlias = Sequence[int]

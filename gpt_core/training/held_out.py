@@ -21,9 +21,9 @@ import torch
 
 from gpt_core.data.batches import ValidationWindows
 from gpt_core.data.shard_set import ShardSet
-from gpt_core.model.config import IGNORED
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.heads import LanguageModel
+from gpt_core.tasks.spec import IGNORED
 from gpt_core.tokenizer.tokenizer import Tokenizer
 
 BATCH_TOKENS = 8192  # in a forward pass
