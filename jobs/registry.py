@@ -36,7 +36,7 @@ METRIC, VALUE, INTERVAL, HELD_OUT = "gptmill.metric", "gptmill.value", "gptmill.
 
 @dataclass(frozen=True)
 class Measured:
-    """A model's headline figure on held-out data; with `sign` -1 less is better. `low` and `high` bound it, or are it."""
+    """A model's headline figure on held-out data; `sign` -1: less is better. `low` and `high` bound it, or are it."""
 
     metric: str
     value: float

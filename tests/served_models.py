@@ -44,7 +44,8 @@ def make_language_model(root: Path, *, shards: str = "5" * 64, seed: int = 1) ->
     decoder = Decoder(DecoderConfig.from_recipe(MODEL, tokenizer.vocab_size))
     decoder.init_weights(seed)
     with torch.no_grad():
-        decoder.embedding.weight.mul_(10)  # so that tokens differ
+        for parameter in decoder.parameters():
+            parameter.mul_(10 if parameter.ndim > 1 else 1)  # so that texts differ
     save_language_model(decoder, folder, end_of_text_id=tokenizer.end_of_text_id)
     write_output(root, "pretrain", identity={"stage": "pretrain", "seed": seed, "inputs": {"shards": shards}})
     return folder

@@ -3,6 +3,7 @@
 Whoever asks gets the row (from 0, as in the answer), the column or parameter, the value and the way out. No torch here.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 
@@ -52,7 +53,7 @@ def read_text(row: Mapping[str, object], field: str, where: str) -> str:
     """The text in a field. Raises InputError that begins with `where`."""
     value = row[field]
     if not isinstance(value, str):
-        raise InputError(f"{where}: {field!r} is {value!r:.60}; it must be a string")
+        raise InputError(f"{where}: {field!r} is {json.dumps(value, default=str):.60}; it must be a string")
     return value
 
 

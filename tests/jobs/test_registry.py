@@ -87,13 +87,14 @@ def test_the_champions_alias_is_no_alias_for_every_version(tmp_path: Path) -> No
 # ------------------------------------------------------------------------------------------------- the registry
 
 
-def recipe_in(workspace: Path, **tracking: str) -> Recipe:
+def recipe_in(workspace: Path, *, folder: Path | None = None, **tracking: str) -> Recipe:
+    test = (folder or workspace) / "test.jsonl"
     return parse_recipe(
         {
             "name": "tiny",
             "workspace": str(workspace),
             "corpus": {"inputs": [{"path": "a.jsonl"}]},
-            "finetune": {"train": "t.jsonl", "test": str(workspace / "test.jsonl"), "max_tokens": 12},
+            "finetune": {"train": "t.jsonl", "test": str(test), "max_tokens": 12},
             "evaluate": {"sample_tokens": 2},
             "tracking": tracking,
         },
@@ -102,52 +103,63 @@ def recipe_in(workspace: Path, **tracking: str) -> Recipe:
 
 
 class Registry:
-    """A registry in a workspace, and models to register there."""
+    """The registry of a workspace, and models in a test's own folder that are registered there by the test's names."""
 
-    def __init__(self, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.workspace, self.recipe = workspace, recipe_in(workspace)
+    def __init__(self, workspace: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.workspace, self.folder = workspace, folder
+        self.task, self.language = f"{folder.name}-task", f"{folder.name}-language"
+        names = {"registered_model": self.task, "registered_language_model": self.language}
+        self.recipe = recipe_in(workspace, folder=folder, **names)
         _, self.run_id = start_watched(self.recipe, "evaluate", monkeypatch)
-        self.pretrained = make_language_model(workspace / "pretrain")
+        self.pretrained = make_language_model(folder / "pretrain")
         self.client = Store(tracking_uri(self.recipe)).client
 
     def write_test(self, *texts: str) -> str:
-        path = self.workspace / "test.jsonl"
+        path = self.folder / "test.jsonl"
         path.write_text("".join(json.dumps({"text": text, "label": "sea"}) + "\n" for text in texts))
         return file_sha256(path)
 
-    def tune(self, seed: int, **fields: str) -> Path:
+    def tune(self, seed: int, *, card: str = "") -> Path:
         assert self.recipe.finetune is not None
-        return make_task_model(
-            self.workspace / f"finetune-{seed}", self.pretrained, self.recipe.finetune, LABELS, seed=seed, **fields
-        )
+        root = self.folder / f"finetune-{seed}"
+        return make_task_model(root, self.pretrained, self.recipe.finetune, LABELS, seed=seed, card=card)
 
     def register(self, folder: Path, accuracy: float, low: float, high: float) -> None:
         figures = {"test_accuracy": accuracy, "test_accuracy_low": low, "test_accuracy_high": high}
         register_models(self.recipe, task_folder=folder, language_folder=None, figures=figures)
 
-    def aliases(self, name: str = "tiny-classifier") -> dict[str, str]:
+    def aliases(self, name: str) -> dict[str, str]:
         return {alias: str(number) for alias, number in self.client.get_registered_model(name).aliases.items()}
 
-    def tags(self, number: str, name: str = "tiny-classifier") -> dict[str, str]:
+    def tags(self, name: str, number: str) -> dict[str, str]:
         return dict(self.client.get_model_version(name, number).tags)
+
+    def description(self, name: str) -> str:
+        return str(self.client.get_registered_model(name).description)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all tests: making the database takes two seconds."""
+    return tmp_path_factory.mktemp("workspace")
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+def registry(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    return Registry(tmp_path, monkeypatch)
+    return Registry(workspace, tmp_path, monkeypatch)
 
 
 @pytest.mark.mlflow
 def test_the_champion_moves_to_what_is_better_on_the_same_test_set_alone(registry: Registry) -> None:
-    sha256 = registry.write_test("the sea", "a river", "the")
+    name, sha256 = registry.task, registry.write_test("the sea", "a river", "the")
     folders = [registry.tune(seed, card=f"# Model {seed}\n") for seed in range(4)]
     registry.register(folders[0], 0.80, 0.78, 0.82)
-    assert registry.aliases() == {"candidate": "1", "champion": "1"}
+    assert registry.aliases(name) == {"candidate": "1", "champion": "1"}
     first = read_manifest(folders[0].parent)
     assert first is not None
-    assert registry.tags("1") == {
+    assert registry.tags(name, "1") == {
         "gptmill.recipe": "tiny",
         "gptmill.task": "classification",
         "gptmill.fingerprint": first.fingerprint,
@@ -159,30 +171,29 @@ def test_the_champion_moves_to_what_is_better_on_the_same_test_set_alone(registr
         "gptmill.champion": "first version: test_accuracy 0.8 [0.78, 0.82]",
     }
     registry.register(folders[1], 0.81, 0.79, 0.83)
-    assert registry.aliases() == {"candidate": "2", "champion": "1"}
-    assert registry.tags("2")["gptmill.champion"].startswith("does not beat version 1")
-    assert registry.client.get_registered_model("tiny-classifier").description == "# Model 0"
+    assert registry.aliases(name) == {"candidate": "2", "champion": "1"}
+    assert registry.tags(name, "2")["gptmill.champion"].startswith("does not beat version 1")
+    assert registry.description(name) == "# Model 0"
     registry.register(folders[2], 0.84, 0.82, 0.86)
-    assert registry.aliases() == {"candidate": "3", "champion": "3"}
-    assert registry.tags("3")["gptmill.champion"] == "beats version 1: test_accuracy 0.84 [0.82, 0.86] against 0.8"
-    assert registry.client.get_registered_model("tiny-classifier").description == "# Model 2"
-    assert registry.client.get_model_version("tiny-classifier", "2").description == "# Model 1"
+    assert registry.aliases(name) == {"candidate": "3", "champion": "3"}
+    told = registry.tags(name, "3")["gptmill.champion"]
+    assert told == "beats version 1: test_accuracy 0.84 [0.82, 0.86] against 0.8"
+    assert registry.description(name) == "# Model 2"
+    assert registry.client.get_model_version(name, "2").description == "# Model 1"
 
-    # another test set: no version beats it, however good
-    registry.write_test("the sea")
+    registry.write_test("the sea")  # another test set: no version is better, whatever its figure
     registry.register(folders[3], 0.99, 0.98, 1.0)
-    assert registry.aliases() == {"candidate": "4", "champion": "3"}
-    assert "not comparable with version 3" in registry.tags("4")["gptmill.champion"]
-    # the champion scored on it: comparable again, and no second version of the same model
-    registry.register(folders[2], 0.90, 0.88, 0.92)
-    assert registry.aliases() == {"candidate": "3", "champion": "3"}
+    assert registry.aliases(name) == {"candidate": "4", "champion": "3"}
+    assert "not comparable with version 3" in registry.tags(name, "4")["gptmill.champion"]
+    registry.register(folders[2], 0.90, 0.88, 0.92)  # the champion scored on that: comparable, and still version 3
+    assert registry.aliases(name) == {"candidate": "3", "champion": "3"}
     registry.register(folders[3], 0.99, 0.98, 1.0)
-    assert registry.aliases() == {"candidate": "4", "champion": "4"}
-    assert len(registry.client.search_model_versions("name = 'tiny-classifier'")) == 4
+    assert registry.aliases(name) == {"candidate": "4", "champion": "4"}
+    assert len(registry.client.search_model_versions(f"name = '{name}'")) == 4
 
 
 @pytest.mark.mlflow
-def test_a_version_knows_its_run_its_model_and_its_figure(registry: Registry) -> None:
+def test_a_version_its_run_and_its_logged_model_know_each_other_and_the_figure(registry: Registry) -> None:
     registry.write_test("the sea")
     registry.register(registry.tune(1), 0.8, 0.7, 0.9)
     run = registry.client.get_run(registry.run_id)
@@ -190,34 +201,29 @@ def test_a_version_knows_its_run_its_model_and_its_figure(registry: Registry) ->
     assert model.experiment_id == run.info.experiment_id
     assert model.artifact_location.startswith((registry.workspace / "mlartifacts").as_uri())
     assert {metric.key: metric.value for metric in model.metrics} == {"test_accuracy": 0.8}
-    assert run.data.tags["gptmill.registered_model"] == "models:/tiny-classifier/1"
-    version = registry.client.get_model_version("tiny-classifier", "1")
-    assert (version.run_id, version.model_id) == (run.info.run_id, model.model_id)
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": registry.task, "version": 1}]
+    assert run.data.tags["gptmill.registered_model"] == f"models:/{registry.task}/1"
+    version = registry.client.get_model_version(registry.task, "1")
+    assert (version.run_id, version.source) == (run.info.run_id, f"models:/{model.model_id}")
 
 
 @pytest.mark.mlflow
 def test_language_models_are_compared_by_bits_per_byte_on_the_same_shards(registry: Registry) -> None:
-    same = [make_language_model(registry.workspace / f"pretrain-{seed}", seed=seed) for seed in (1, 2)]
-    other = make_language_model(registry.workspace / "pretrain-3", seed=3, shards="6" * 64)
+    same = [make_language_model(registry.folder / f"pretrain-{seed}", seed=seed) for seed in (1, 2)]
+    other = make_language_model(registry.folder / "pretrain-3", seed=3, shards="6" * 64)
     for folder, bits in ((same[0], 2.5), (same[1], 2.4), (other, 1.0)):
-        register_models(
-            registry.recipe,
-            task_folder=None,
-            language_folder=folder,
-            figures={"validation_bits_per_byte": bits, "validation_bits_per_byte.tales": 9.0},
-        )
-    name = "tiny-language-model"
+        figures = {"validation_bits_per_byte": bits, "validation_bits_per_byte.tales": 9.0}
+        register_models(registry.recipe, task_folder=None, language_folder=folder, figures=figures)
+    name = registry.language
     assert registry.aliases(name) == {"candidate": "3", "champion": "2"}
-    assert registry.tags("2", name)["gptmill.champion"] == "beats version 1: validation_bits_per_byte 2.4 against 2.5"
-    assert registry.tags("3", name)["gptmill.champion"].startswith("not comparable with version 2")
-    assert registry.tags("1", name)["gptmill.held_out"] == "5" * 64
+    assert registry.tags(name, "2")["gptmill.champion"] == "beats version 1: validation_bits_per_byte 2.4 against 2.5"
+    assert registry.tags(name, "3")["gptmill.champion"].startswith("not comparable with version 2")
+    assert registry.tags(name, "1")["gptmill.held_out"] == "5" * 64
 
 
 @pytest.mark.mlflow
 def test_a_model_that_cannot_be_registered_costs_a_warning_not_the_evaluation(
     registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    register_models(
-        registry.recipe, task_folder=registry.workspace / "none" / "model", language_folder=None, figures={}
-    )
+    register_models(registry.recipe, task_folder=registry.folder / "none/model", language_folder=None, figures={})
     assert "was not recorded" in caplog.text
