@@ -21,10 +21,11 @@ from gpt_core.artifact import write_atomically, write_json
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.fingerprint import fingerprint
-from gpt_core.model.config import IGNORED, DecoderConfig
+from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_language_model
 from gpt_core.model.start import start_decoder
+from gpt_core.tasks.spec import IGNORED
 from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
 from gpt_core.training.checkpoint import Checkpoints
 from gpt_core.training.curves import STEPS, Curves, read_steps

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt_core.model.config import IGNORED
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.heads import LanguageModel, TaskModel, example_losses, token_cross_entropy
-from gpt_core.tasks.spec import TaskSpec
+from gpt_core.tasks.spec import IGNORED, TaskSpec
 
 Precision = Literal["fp32", "bf16", "autocast"]
 
