@@ -41,6 +41,14 @@ class DatasetRecord:
         return self.sha256[:MAX_DIGEST_CHARACTERS]
 
 
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model, as its number and its tags tell it."""
+
+    number: str
+    tags: Mapping[str, str]
+
+
 def flatten_parameters(tree: Mapping[str, Json]) -> dict[str, str]:
     """Each leaf by its path, `pretrain.learning_rate` -> "0.0006"; a list is one leaf, written as JSON.
 

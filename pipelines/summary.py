@@ -6,15 +6,10 @@ from rich import box
 from rich.table import Table
 
 from gpt_core.artifact import Artifact
+from gpt_core.report.evaluation import MEASURES
 from gpt_core.tasks.scores import HEADLINE
 
 Row = tuple[str, str]
-SCORED = {  # label, ? the figure's name -> the figure's prefix
-    "test ?, fine-tuned": "test",
-    "  same model from scratch": "scratch_test",
-    "  majority class": "majority",
-    "  bag of words": "bag_of_words",
-}
 
 
 def summary_table(artifacts: Mapping[str, Artifact]) -> Table:
@@ -53,16 +48,34 @@ def _models(artifacts: Mapping[str, Artifact]) -> Iterator[Row]:
     if pretrain:
         yield "parameters", f"{pretrain.manifest.counts['parameters']:,}"
         yield "tokens trained on", f"{pretrain.manifest.counts['tokens']:,}"
-    figures = evaluate.manifest.figures if evaluate else {}
-    if "validation_loss" in figures:
-        yield "validation loss", f"{figures['validation_loss']:.3f} nats/token"
-        yield "  bits per byte", f"{figures['validation_bits_per_byte']:.3f}"
-    for name in sorted(set(HEADLINE.values())):
-        for label, prefix in SCORED.items():
-            if f"{prefix}_{name}" in figures:
-                value = figures[f"{prefix}_{name}"]
-                told = f"{value:.1%}" if name == "accuracy" else f"{value:.3f}"
-                yield label.replace("?", name.replace("_", " ")), told
+    if evaluate:
+        figures = evaluate.manifest.figures
+        if "validation_loss" in figures:
+            yield "validation loss", f"{figures['validation_loss']:.3f} nats/token"
+            yield "  bits per byte", f"{figures['validation_bits_per_byte']:.3f}"
+        yield from _task(figures)
+
+
+def _task(figures: Mapping[str, float]) -> Iterator[Row]:
+    """The headline of every contestant, and what pre-training is worth."""
+    name = next((name for name in HEADLINE.values() if f"test_{name}_low" in figures), None)
+    if name is None:
+        return
+    measure = MEASURES[name]
+    for label, prefix in (
+        (f"test {measure.words}, fine-tuned", "test"),
+        ("  same model from scratch", "scratch_test"),
+        ("  bag of words", "bag_of_words"),
+        ("  majority", "majority"),
+    ):
+        if f"{prefix}_{name}" in figures:
+            yield label, measure.tell(figures[f"{prefix}_{name}"])
+    if "lift" in figures:
+        gain = f"{measure.tell_gain(figures['lift'])} {measure.gained}"
+        yield (
+            "  worth of pre-training",
+            f"{gain} (95%: {measure.tell_gains(figures['lift_low'], figures['lift_high'])})",
+        )
 
 
 def _times(artifacts: Mapping[str, Artifact]) -> Iterator[Row]:

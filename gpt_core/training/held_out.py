@@ -119,7 +119,7 @@ def count_text_bytes(shards: ShardSet, number: int, tokenizer: Tokenizer) -> int
 def _score_stretch(
     decoder: Decoder, windows: ValidationWindows, stretch: Stretch, *, document_mask: bool
 ) -> Iterator[tuple[float, int]]:
-    """(nats, targets) of a source, some windows at a time. The targets of window w are the tokens w T + 1 to w T + T."""
+    """(nats, targets) of a source, some windows at a time. The targets of window w are tokens w T + 1 to w T + T."""
     T = windows.context_length  # noqa: N806
     model, device = LanguageModel(decoder), decoder.embedding.weight.device
     first = max(0, (stretch.begin - 1) // T)
