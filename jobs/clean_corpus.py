@@ -145,10 +145,10 @@ def _evaluation_texts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """
     for path in recipe.clean.decontaminate_files:
         yield from read_texts(path, Fields(text=recipe.raw.fields.text))
-    tuning = recipe.finetune
-    for path in (tuning.validation, tuning.test) if tuning is not None else ():
-        if tuning is not None and path is not None:
-            yield from ((Path(row.where).name, text) for row in read_rows(Path(path), tuning) for text in row.texts)
+    if recipe.finetune is not None:
+        for split in (recipe.finetune.validation, recipe.finetune.test):
+            for row in read_rows(Path(split), recipe.finetune) if split is not None else ():
+                yield from ((Path(row.where).name, text) for text in row.texts)
 
 
 def _counts(tally: Tally) -> dict[str, int]:
