@@ -16,7 +16,9 @@ from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
 from pipelines.checks import check_before_start, check_model
 from pipelines.cli import app
-from pipelines.doctor import examine
+from pipelines.doctor import Finding
+from pipelines.doctor import _machine as examine_machine
+from pipelines.doctor import _recipe_findings as examine_recipe
 from pipelines.machines import check_machines
 from pipelines.plan import make_plan, resolve_paths
 from pipelines.training_plan import plan_training
@@ -176,15 +178,14 @@ def test_every_command_works_or_says_that_there_is_no_corpus(here: Path, tmp_pat
     assert "no stage is made yet" in invoke("report", *recipe)
 
 
-def test_the_doctor_asks_for_no_java_and_looks_at_the_model(
-    here: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    found = {
-        it.subject: it for it in examine(resolve(f"workspace={tmp_path}/w", f"tracking.uri=sqlite:///{tmp_path}/t.db"))
-    }
-    assert all(it.well for it in found.values()), found
-    assert (found["java"].text, found["model"].text) == ("not needed: no corpus", "can be fine-tuned")
+def test_the_doctor_asks_for_no_java_and_looks_at_the_model(here: Path, tmp_path: Path) -> None:
+    java = next(it for it in examine_machine(needs_java=False) if it.subject == "java")
+    assert java == Finding("java", True, "not needed: no corpus")
+    for model, told in (("model", "can be fine-tuned"), ("nowhere", "config.json: cannot be read")):
+        recipe = resolve(f"workspace={tmp_path}/w", f"finetune.model={model}")
+        found = next(it for it in examine_recipe(recipe) if it.subject == "model")
+        assert found.well == (model == "model")
+        assert told in found.text
 
 
 def test_only_the_batch_that_is_trained_must_fit_the_machines(here: Path) -> None:
