@@ -5,12 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_core.model.config import IGNORED
 from gpt_core.recipe import Finetune
 from gpt_core.recipe import Tokenizer as Settings
 from gpt_core.tasks.labelled import Label, Row
 from gpt_core.tasks.sequences import Examples, encode_rows, fit_pair
-from gpt_core.tasks.spec import TaskSpec
+from gpt_core.tasks.spec import IGNORED, TaskSpec
 from gpt_core.tokenizer.train import train_tokenizer
 
 TOKENIZER = train_tokenizer([["a"]], Settings(vocab_size=300))  # no pair repeats: every token is a byte
