@@ -153,6 +153,7 @@ class Run:
         """The training is whole. Raises PreemptedError, on all ranks alike, where one was asked to stop."""
         engine, batches, training = self._engine, self._batches, self._training
         keeper = Keeper(self._checkpoints, engine, stop_requested)
+        training.steps_file.parent.mkdir(exist_ok=True)
         recorder = Recorder(training.steps_file, batches, sink, progress, name=training.name, done=self._done)
         with closing(recorder):
             for figures in train(

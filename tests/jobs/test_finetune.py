@@ -110,7 +110,7 @@ def recipe_of(
 ) -> Recipe:
     folder.mkdir(parents=True, exist_ok=True)
     splits = (("train", 96), ("validation", 40), ("test", 8))
-    files = {split: write_rows(folder / f"{split}.jsonl", make, n, seed) for seed, (split, n) in enumerate(splits)}
+    files = {split: write_rows(folder / f"rows.{split}.jsonl", make, n, seed) for seed, (split, n) in enumerate(splits)}
     finetune = {"learning_rate": 0.01, "epochs": 4, "batch_sequences": 12, **files, **settings}
     return make_recipe(folder, finetune=finetune, model=model or {}, train={**ONE, **train})
 
@@ -322,9 +322,9 @@ def test_a_label_that_training_never_saw_stops_before_training(
     ranks: ForkedRanks, inputs: Mapping[str, Artifact], tmp_path: Path
 ) -> None:
     recipe = recipe_of(tmp_path, labelled, {})
-    with (tmp_path / "validation.jsonl").open("a") as stream:
+    with (tmp_path / "rows.validation.jsonl").open("a") as stream:
         stream.write('{"text": "a cloud", "label": "sky"}\n')
     assert ranks.run(tmp_path / "out", recipe, inputs, stage="finetune") == [2]
     error = json.loads((tmp_path / "out" / "error.json").read_text())
     assert error["kind"] == "user"
-    assert "validation.jsonl:41: the label 'sky' is none of the training split's: land, sea" in error["message"]
+    assert "rows.validation.jsonl:41: the label 'sky' is none of the training split's: land, sea" in error["message"]
