@@ -13,7 +13,7 @@ from stage_output import write_output
 from gpt_core.artifact import Artifact
 from gpt_core.errors import ArtifactError
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import IGNORED, LanguageModel, TaskModel
+from gpt_core.model.heads import LanguageModel, TaskModel
 from gpt_core.model.hf import load_task_model, save_task_model
 from gpt_core.model.start import load_for_task
 from gpt_core.recipe import Recipe
@@ -21,7 +21,7 @@ from gpt_core.recipe_file import parse_recipe
 from gpt_core.tasks.labelled import label_names, read_rows
 from gpt_core.tasks.scores import headline
 from gpt_core.tasks.sequences import encode_rows
-from gpt_core.tasks.spec import Target, TaskSpec, target_of
+from gpt_core.tasks.spec import IGNORED, Target, TaskSpec, target_of
 from gpt_core.tasks.tokenizer import write_task_tokenizer
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from jobs import evaluate
