@@ -267,12 +267,17 @@ def test_sigterm_to_one_rank_stops_all_behind_the_same_step(
     ranks: ForkedRanks, inputs: Mapping[str, Artifact], uninterrupted: Artifact, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    blow = Blow(1, "step", 24 + 12, "SIGTERM")
-    assert ranks.run(output, killed_recipe(tmp_path), inputs, stage="finetune", blow=blow) == [75, 75], told(output)
+    blow, recipe = Blow(1, "step", 24 + 12, "SIGTERM"), killed_recipe(tmp_path, keep_every_steps=10)
+    assert ranks.run(output, recipe, inputs, stage="finetune", blow=blow) == [75, 75], told(output)
     error = json.loads((output / "error.json").read_text())
     message = "SIGTERM stopped it behind step 12; start it again to go on behind step 12"
     assert error == {"kind": "preempted", "message": message}
-    assert_same(tune(ranks, killed_recipe(tmp_path), inputs, output), uninterrupted)
+    assert_same(tune(ranks, recipe, inputs, output), uninterrupted)
+    kept = {str(path.relative_to(output / "checkpoints")) for path in (output / "checkpoints").glob("**/step-*")}
+    assert kept == {
+        f"{seed}-{start}/step-{n}" for seed in (0, 1) for start in ("pretrained", "scratch") for n in (10, 20)
+    }
+    assert len(list((output / "checkpoints").iterdir())) == 4
 
 
 CHAIN = ((1, 0, 8), (2, 3, 6), (2, 1, 6), (1, 3, None))  # (ranks, ZeRO stage, the step of this start that is the last)
@@ -283,6 +288,7 @@ def test_other_ranks_and_stages_give_the_same_losses(
     ranks: ForkedRanks, inputs: Mapping[str, Artifact], tmp_path: Path, trainable: str
 ) -> None:
     settings = {"trainable": trainable, "from_scratch_baseline": False, "classifier_dropout": 0.0, "epochs": 3}
+    settings["class_weights"] = {"sea": 3.0}
     artifacts = []
     for world_size, stage in ((1, 0), (2, 3)):
         folder = tmp_path / str(world_size)
