@@ -111,6 +111,7 @@ class ZeroEngine:
             optimizer=self._optimizer,
             config=make_zero_config(settings, train, micro_batch=micro_batch, parameters=parameters),
         )
+        _share_weights(self._engine.optimizer)
         self.device = torch.device(self._engine.device)
         self._engine.checkpoint_engine = self._files = FilesInMemory()
         self.whole = train.zero_stage < 3
@@ -204,6 +205,21 @@ class ZeroEngine:
 
     def load(self, folder: Path) -> None:
         load_files(self._engine, self._files, folder)
+
+
+def _share_weights(optimizer: Any) -> None:
+    """The vectors that ZeRO 1 and 2 optimize are this rank's part of the weights, where those are fp32 themselves.
+
+    DeepSpeed would keep a copy in the same precision: 4 bytes a parameter, shared by the ranks. At stage 3 it keeps
+    none.
+    """
+    parts = getattr(optimizer, "parallel_partitioned_bit16_groups", [])
+    if not parts or optimizer.cpu_offload or parts[0][0].dtype != torch.float32:
+        return
+    rank = torch.distributed.get_rank()
+    for vector, weights in zip(optimizer.single_partition_of_fp32_groups, parts, strict=True):
+        vector.data = weights[rank]
+    optimizer._link_all_hp_params()  # whose views hold the copies
 
 
 def _compile_blocks(objective: nn.Module) -> None:

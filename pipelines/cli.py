@@ -44,7 +44,11 @@ def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: O
     resolved = load(recipe, overrides)
     raise_on_sigterm()
     console = Console()
-    result = run_recipe(resolved, console=console, only=only, until=until)
+    try:
+        result = run_recipe(resolved, console=console, only=only, until=until)
+    except KeyboardInterrupt:
+        print("the same command goes on from here", file=sys.stderr)
+        raise
 
     from pipelines.summary import summary_table
 
@@ -169,7 +173,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `gptmill plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -143,7 +143,7 @@ class _CrossEntropy(torch.autograd.Function):
             h_grad = torch.empty_like(h) if with_gradient else None
             weight_learns = with_gradient and ctx.needs_input_grad[1]
             w_grad = None
-            size, piece = _slice_rows(w)
+            size, piece = _slice_rows(w, len(h))
             for start in range(0, len(h), size):
                 rows = slice(start, start + size)
                 part, target = h[rows], targets[rows]
@@ -178,13 +178,12 @@ class _CrossEntropy(torch.autograd.Function):
         return h_grad.mul_(scale).to(hidden_dtype), of_weight, None, None, None, None
 
 
-def _slice_rows(weight: Tensor) -> tuple[int, int]:
-    """Rows of logits that stand at once, and those whose softmax is taken at once."""
-    vocabulary = len(weight)
-    if weight.device.type != "cpu":
-        size = max(1, GPU_SLICE_BYTES // (vocabulary * weight.itemsize))
-        return size, size
-    return max(1, SLICE_BYTES // (vocabulary * weight.itemsize)), max(1, PIECE_LOGITS // vocabulary)
+def _slice_rows(weight: Tensor, rows: int) -> tuple[int, int]:
+    """Rows of logits that stand at once, and those whose softmax is taken at once; slices are of like size."""
+    vocabulary, on_cpu = len(weight), weight.device.type == "cpu"
+    most = max(1, (SLICE_BYTES if on_cpu else GPU_SLICE_BYTES) // (vocabulary * weight.itemsize))
+    size = max(1, -(-rows // -(-rows // most))) if rows else 1
+    return size, max(1, PIECE_LOGITS // vocabulary) if on_cpu else size
 
 
 def _exponentiate(logits: Tensor, piece: int) -> tuple[Tensor, Tensor]:

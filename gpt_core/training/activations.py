@@ -89,7 +89,7 @@ class Pass:
         config, e = self.config, self.products
         V, C = config.vocab_size, config.n_embd
         slice_rows = max(1, (GPU_SLICE_BYTES if self.gpu else SLICE_BYTES) // (V * e))
-        rows = min(self.tokens, slice_rows)
+        rows = -(-self.tokens // -(-self.tokens // slice_rows))  # slices are of like size
         exact_rows = min(rows, rows if self.gpu else max(1, PIECE_LOGITS // V))
         exact = 0 if e == FP32 else exact_rows * V * FP32
         part = V * C * e + (V * C * FP32 if e < FP32 and not self.gpu else 0)  # a CPU adds bf16 to fp32 by way of fp32

@@ -2,10 +2,10 @@
 """The memory that a rank of a training takes, by ZeRO stage. Imports no torch.
 
 It is counted from the shape of the decoder and from what DeepSpeed 0.19.8 allocates (Rajbhandari et al. 2020, section
-3, and what the formula there leaves out: fp32 copies of fp32 weights, whole gradients of cut matrices, buckets, copies
-for the norm). benchmarks/zero_memory.py holds it to what ranks on CPUs take: within a tenth. The code of the process
-itself is not in it, nor what an allocator loses between blocks; the host's part of an offload is the sum of what it
-holds at different moments.
+3, and what the formula there leaves out: whole gradients of cut matrices, buckets, copies for the norm).
+benchmarks/zero_memory.py holds it to what ranks on CPUs take: within a tenth. The code of the process itself is not in
+it, nor what an allocator loses between blocks; the host's part of an offload is the sum of what it holds at different
+moments.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class RankMemory:
     """Bytes of one rank: on its GPU; what is offloaded is `host`. Without a GPU both stand in the same memory."""
 
     weights: int
-    optimizer: int  # moments and fp32 weights
+    optimizer: int  # moments, and fp32 weights where the model's are bf16 or elsewhere
     gradients: int  # between two micro-batches
     peak: Moment
     host: int
@@ -85,7 +85,8 @@ class _Zero:
     def memory(self) -> RankMemory:
         shared = 1 if self.stage == 0 else self.ranks
         moments = -(-self.training.moment_elements // shared) * FP32
-        optimizer = moments + (self.part * FP32 if self.stage else 0)
+        copied = self.stage > 0 and (self.bytes < FP32 or self.optimizer_away)
+        optimizer = moments + (self.part * FP32 if copied else 0)
         weights = (self.part if self.stage == 3 else self.P) * self.bytes
         return RankMemory(
             weights=0 if self.weights_away else weights,
