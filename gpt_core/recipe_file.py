@@ -111,7 +111,8 @@ def _apply_override(tree: dict[str, Json], override: str) -> None:
 
 def _word(problem: ErrorDetails) -> str:
     """One line for one refused field: path, value, what is allowed."""
-    where = ".".join(str(part) for part in problem["loc"])
+    branch = re.compile(r"\w+\[.*\]")  # pydantic's name for one side of `A | B`
+    where = ".".join(str(part) for part in problem["loc"] if not branch.fullmatch(str(part)))
     kind, message = problem["type"], problem["msg"]
     if kind == "extra_forbidden":
         allowed = _fields_at(problem["loc"][:-1])
