@@ -175,7 +175,7 @@ def test_a_source_of_the_mixture_is_refused_by_its_name(mixture: str, message: s
 
 def test_a_missing_section_is_named(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("name: x\n")
-    with pytest.raises(RecipeError, match="corpus is missing; give corpus.inputs, or with finetune.model"):
+    with pytest.raises(RecipeError, match=r"corpus is missing; give corpus\.inputs, or with finetune.model"):
         load_recipe(tmp_path / "r.yaml")
 
 
