@@ -4,6 +4,7 @@ model's; jobs/tracking.py, which callers know, imports it only where a run is tr
 
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -23,7 +25,14 @@ import gpt_core
 from gpt_core.errors import UserError
 from jobs.environment import environment
 from jobs.metric_queue import Point, RefusedError, reason_of
-from jobs.run_records import MAX_METRICS_A_BATCH, MAX_PARAMS_A_BATCH, DatasetRecord, batches
+from jobs.run_records import (
+    MAX_METRICS_A_BATCH,
+    MAX_PARAMS_A_BATCH,
+    DatasetRecord,
+    RecordedRun,
+    RegisteredVersion,
+    batches,
+)
 
 HOPELESS = frozenset(  # answers that another try would not change
     {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"}
@@ -223,3 +232,61 @@ class Store:
         self.client.set_registered_model_alias(name, alias, version)
         self.tag(run_id, {"gptmill.registered_model": f"models:/{name}/{version}"})
         return version
+
+    # ----------------------------------------------------------------------------- reading, for `gptmill lineage`
+
+    def model_version(self, name: str, *, version: str | None, alias: str | None) -> RegisteredVersion | None:
+        """The version of the registered model, by its number or its alias; None where there is none."""
+        try:
+            found = (
+                self.client.get_model_version_by_alias(name, alias)
+                if alias is not None
+                else self.client.get_model_version(name, version or "")
+            )
+        except MlflowException as error:
+            if error.error_code in HOPELESS:
+                return None
+            raise
+        return RegisteredVersion(
+            name=name,
+            version=str(found.version),
+            aliases=tuple(found.aliases),
+            run_id=found.run_id or None,
+            tags=dict(found.tags),
+            created_ms=int(found.creation_timestamp),
+        )
+
+    def version_folder(self, version: RegisteredVersion) -> Path:
+        """A folder with the version's files: the store's own where that is a local disk, else a copy."""
+        uri = self.client.get_model_version_download_uri(version.name, version.version)
+        return Path(download_artifacts(uri, tracking_uri=self.uri))
+
+    def runs_tagged(self, tag: str, value: str) -> list[RecordedRun]:
+        """The successful runs of any experiment with this tag, the latest first."""
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        wanted = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
+        return [self._recorded(run) for run in self.client.search_runs(experiments, wanted)]
+
+    def recorded_run(self, run_id: str) -> RecordedRun:
+        """What the store knows of the run."""
+        return self._recorded(self.client.get_run(run_id))
+
+    def artifact_text(self, run_id: str, path: str) -> str | None:
+        """The run's artifact `path`; None where the run has none, or its file is gone."""
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                return Path(self.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
+        except (MlflowException, OSError) as error:
+            if isinstance(error, OSError) or error.error_code in HOPELESS:
+                return None
+            raise
+
+    def _recorded(self, run: Run) -> RecordedRun:
+        tags = dict(run.data.tags)
+        records = []
+        for item in run.inputs.dataset_inputs if run.inputs else ():
+            marks = {tag.key: tag.value for tag in item.tags}
+            role, sha256 = marks.get("mlflow.data.context", ""), marks.get("gptmill.sha256", item.dataset.digest)
+            location = json.loads(item.dataset.source).get("uri", item.dataset.name)
+            records.append(DatasetRecord(item.dataset.name, role, sha256, location))
+        return RecordedRun(str(run.info.run_id), str(run.info.experiment_id), tags, tuple(records))

@@ -41,6 +41,28 @@ class DatasetRecord:
         return self.sha256[:MAX_DIGEST_CHARACTERS]
 
 
+@dataclass(frozen=True)
+class RecordedRun:
+    """What a store knows of a run: its tags, and what it read."""
+
+    run_id: str
+    experiment_id: str
+    tags: dict[str, str]
+    datasets: tuple[DatasetRecord, ...]
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of a registered model. `created_ms` is in Unix milliseconds."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    run_id: str | None
+    tags: dict[str, str]
+    created_ms: int
+
+
 def flatten_parameters(tree: Mapping[str, Json]) -> dict[str, str]:
     """Each leaf by its path, `pretrain.learning_rate` -> "0.0006"; a list is one leaf, written as JSON.
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from gpt_core.errors import GptmillError, InputError
 from pipelines import shards_cli
 from pipelines.generate_cli import generate
+from pipelines.lineage_cli import lineage
 from pipelines.options import Overrides, RecipePath, example, load
 from pipelines.plan import make_plan
 
@@ -134,6 +135,8 @@ def doctor(
 
 
 app.command(epilog=example('gptmill generate workspace/runs/demo/pretrain --prompt "The whale"'))(generate)
+
+app.command(epilog=example("gptmill lineage models:/demo-classifier@candidate"))(lineage)
 
 
 @app.command(epilog=example("gptmill report recipes/demo.yaml"))
