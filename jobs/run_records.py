@@ -63,12 +63,24 @@ class RegisteredVersion:
     created_ms: int
 
 
-def flatten_parameters(tree: Mapping[str, Json]) -> dict[str, str]:
+def flatten_parameters(tree: Mapping[str, Json], *, whole: str) -> dict[str, str]:
     """Each leaf by its path, `pretrain.learning_rate` -> "0.0006"; a list is one leaf, written as JSON.
 
-    Strings stand as they are, null is "null". What is too long for the store ends in "...": recipe.json has it whole.
+    Strings stand as they are, null is "null". What is too long for the store is cut, and says that the artifact `whole`
+    has all of it.
     """
-    return {path: _cut(text, MAX_PARAM_CHARACTERS) for path, text in _leaves(tree, "")}
+    return {path: cut_parameter(text, whole=whole) for path, text in _leaves(tree, "")}
+
+
+def cut_parameter(text: str, *, whole: str) -> str:
+    """`text` as a parameter's value; a long one ends with the artifact that has it whole."""
+    end = f" ... (whole in {whole})"
+    return text if len(text) <= MAX_PARAM_CHARACTERS else text[: MAX_PARAM_CHARACTERS - len(end)] + end
+
+
+def is_cut(parameters: Mapping[str, str], *, whole: str) -> bool:
+    """Whether any of the values was too long."""
+    return any(text.endswith(f" ... (whole in {whole})") for text in parameters.values())
 
 
 def datasets_of(identity: Mapping[str, Json], inputs: Mapping[str, Path]) -> list[DatasetRecord]:
@@ -141,7 +153,3 @@ def _leaves(tree: Mapping[str, Json], prefix: str) -> Iterator[tuple[str, str]]:
             yield from _leaves(value, f"{path}.")
         else:
             yield path, value if isinstance(value, str) else json.dumps(value)
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -13,8 +13,9 @@ from gpt_core.errors import GptmillError, InputError
 from pipelines import shards_cli
 from pipelines.generate_cli import generate
 from pipelines.lineage_cli import lineage
-from pipelines.options import Overrides, RecipePath, example, load
+from pipelines.options import Only, Overrides, RecipePath, Until, example, load, require_one
 from pipelines.plan import make_plan
+from pipelines.sweep_cli import sweep
 
 app = typer.Typer(
     name="gptmill",
@@ -25,9 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(shards_cli.app, name="shards")
-
-Only = Annotated[str | None, typer.Option(metavar="STAGE", help="This stage alone; its inputs must be made.")]
-Until = Annotated[str | None, typer.Option(metavar="STAGE", help="The stages up to this one.")]
 
 
 def _shorten(path: Path) -> Path:
@@ -40,8 +38,7 @@ def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: O
     """Make every stage that is not made yet, and the report."""
     from pipelines.runner import raise_on_sigterm, run_recipe
 
-    if only is not None and until is not None:
-        raise InputError("--only and --until exclude each other; give one")
+    require_one(only, until)
     resolved = load(recipe, overrides)
     raise_on_sigterm()
     console = Console()
@@ -56,6 +53,9 @@ def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: O
     if result.report is not None:
         console.print(f"report     {_shorten(result.report)}", highlight=False, soft_wrap=True)
     console.print(f"MLflow     {result.tracking_command}", highlight=False, soft_wrap=True)
+
+
+app.command(epilog=example("gptmill sweep recipes/demo.yaml --set finetune.learning_rate=1e-3,3e-3"))(sweep)
 
 
 @app.command(epilog=example("gptmill join recipes/large.yaml"))
