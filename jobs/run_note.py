@@ -17,6 +17,7 @@ from jobs.run_records import MAX_TAG_CHARACTERS
 
 NOTE = "mlflow.note.content"  # the tag
 How = Literal["made", "was there", "failed"]
+GAP = " &emsp; | "  # MLflow's page sets columns without a space between them
 COUNTS = ("documents_kept", "vocab_size", "train_tokens", "parameters")  # of a manifest, where it has them
 MOST_FIGURES = 4
 MOST_ERROR = 200  # characters
@@ -114,7 +115,8 @@ def _link(text: str, experiment_id: str, run_id: str | None) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+    lines = [f"| {GAP.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], f"|{' --- |' * len(head)}", *lines[1:]])
 
 
 def _plain(text: str) -> str:

@@ -50,7 +50,7 @@ class RunResult:
 def run_recipe(
     recipe: Recipe, *, console: Console, only: str | None = None, until: str | None = None, run_id: str | None = None
 ) -> RunResult:
-    """Every chosen stage of the resolved `recipe` is whole, and the report tells of it. MLflow's run is `run_id`, or new.
+    """Every chosen stage of the resolved `recipe` is whole, and the report tells of it; `run_id` is MLflow's.
 
     Raises UserError before anything starts for what can be known by then, StageError when a stage fails.
     """
