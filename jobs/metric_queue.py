@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
+from gpt_core.store_uri import without_secrets
+
 BATCH_POINTS = 500  # MLflow takes 1,000 a request
 CAPACITY_POINTS = 20_000  # about 2 MB: an hour without a server at 5 points a second
 GATHER_SECONDS = 1.0  # points of a second share a request
@@ -155,9 +157,12 @@ class MetricQueue:
 
 
 def reason_of(error: Exception) -> str:
-    """The system's word for a failed connection, else the first line of what `error` says, 300 characters at most."""
+    """The system's word for a failed connection, else the first line of what `error` says, 300 characters at most.
+
+    It shows no secret.
+    """
     found = re.search(r"\[Errno -?\d+\] ([^\"'()]+)", str(error))
     if found:
         return found[1].lower()
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]
+    return without_secrets(lines[0] if lines else type(error).__name__)[:300]

@@ -4,10 +4,10 @@ A pipeline run is one MLflow run, with a run nested below it for each stage that
 the raw files and earlier outputs it read as datasets with their digests, and the fingerprint of what it makes as
 a tag; the pipeline's run names every output and the run that made it.
 
-The runner calls `check_tracking`, then `open_pipeline_run`. Once a run is open, a store that goes away costs a warning
-each time, never the pipeline. What it missed of whole stages, every point of their metrics in, is recorded when the
-pipeline ends; where it is still away then, `unrecorded.json` beside the recipe's links says so, and the next
-`gptmill run` of the recipe calls `record_late`.
+The runner calls `check_tracking` (jobs/tracking_check.py), then `open_pipeline_run`. Once a run is open, a store that
+goes away costs a warning each time, never the pipeline. What it missed of whole stages, every point of their metrics
+in, is recorded when the pipeline ends; where it is still away then, `unrecorded.json` beside the recipe's links says
+so, and the next `gptmill run` of the recipe calls `record_late`.
 """
 
 import json
@@ -24,6 +24,7 @@ from gpt_core.artifact import Artifact, open_artifact, write_json
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
+from gpt_core.store_uri import without_secrets
 from jobs.environment import environment
 from jobs.run_records import cut_tag, datasets_of, flatten_parameters, metrics_of, points_of, small_files_of
 from jobs.tracking import (
@@ -37,8 +38,8 @@ from jobs.tracking import (
     open_store,
     recording,
     tracking_uri,
-    worded,
 )
+from jobs.tracking_check import worded
 
 if TYPE_CHECKING:
     from jobs.mlflow_store import Store
@@ -70,10 +71,15 @@ def open_pipeline_run(recipe: Recipe, *, command: Sequence[str] = (), unrecorded
         else:
             experiment_id = find_experiment(recipe, store)
             run_id = store.start_run(experiment_id, recipe.name, {})
-        store.tag(run_id, {"gptmill.recipe": recipe.name, "gptmill.command": cut_tag(shlex.join(command))})
-        present = store.parameters(run_id)  # `mlflow run -P pretrain.tokens=...` has logged it as it was typed
-        store.log_parameters(run_id, {k: v for k, v in flatten_parameters(tree).items() if k not in present})
-        store.log_json(run_id, tree, "recipe.json")
+        try:
+            store.tag(run_id, {"gptmill.recipe": recipe.name, "gptmill.command": cut_tag(shlex.join(command))})
+            present = store.parameters(run_id)  # `mlflow run -P pretrain.tokens=...` has logged it as it was typed
+            store.log_parameters(run_id, {k: v for k, v in flatten_parameters(tree).items() if k not in present})
+            store.log_json(run_id, tree, "recipe.json")
+        except Exception:
+            with recording("the end of the pipeline"):
+                store.end_run(run_id, "FAILED")
+            raise
     return PipelineRun(recipe, store, run_id, experiment_id, unrecorded)
 
 
@@ -82,7 +88,7 @@ def record_late(recipe: Recipe, unrecorded: Path) -> None:
     if not unrecorded.exists():
         return
     missed = json.loads(unrecorded.read_text(encoding="utf-8"))
-    if missed["uri"] != tracking_uri(recipe):  # another store cannot know the run
+    if missed["uri"] != without_secrets(tracking_uri(recipe)):  # another store cannot know the run
         return
     with recording("what the store missed of the last run"):
         with environment(IMPATIENCE):
@@ -218,7 +224,7 @@ class PipelineRun:
         write_json(
             self.unrecorded,
             {
-                "uri": self.store.uri,
+                "uri": without_secrets(self.store.uri),
                 "run_id": self.run_id,
                 "experiment_id": self.experiment_id,
                 "status": status,

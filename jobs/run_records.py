@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from gpt_core.artifact import MANIFEST, Artifact
 from gpt_core.fingerprint import Json
+from gpt_core.store_uri import without_secrets
 from gpt_core.training.curves import STEPS, read_steps
 from jobs.metric_queue import Point
 
@@ -102,7 +103,8 @@ def small_files_of(artifact: Artifact) -> list[Path]:
 
 
 def cut_tag(text: str) -> str:
-    """`text` as a tag's value: its end is what matters in a message, so the front is cut."""
+    """`text` as a tag's value, without secrets: its end is what matters in a message, so the front is cut."""
+    text = without_secrets(text)
     return text if len(text) <= MAX_TAG_CHARACTERS else "..." + text[3 - MAX_TAG_CHARACTERS :]
 
 

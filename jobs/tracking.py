@@ -1,16 +1,17 @@
-"""MLflow for jobs, and where its store is. What the runner records is in jobs/pipeline_run.py.
+"""MLflow for jobs, and where its store is. What the runner records is in jobs/pipeline_run.py, what it asks before that
+in jobs/tracking_check.py.
 
 A job calls `metric_logger`, `watch_node` (jobs/node_metrics.py) and `register_classifier`, which do nothing unless
 the runner named a run in GPTMILL_MLFLOW_RUN_ID. A store that goes away costs a warning, never the job. Importing this
 module does not import mlflow.
 
 The store is `tracking.uri`, else the environment's MLFLOW_TRACKING_URI (`mlflow run` sets it), else
-`{workspace}/mlflow.db` with artifacts in `{workspace}/mlartifacts`.
+`{workspace}/mlflow.db` with artifacts in `{workspace}/mlartifacts`. Credentials come from the environment alone, and
+only a database's URI there holds them: nothing that is shown or stored has it whole.
 """
 
 import logging
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from gpt_core.errors import SetupError, UserError
 from gpt_core.recipe import Recipe
+from gpt_core.store_uri import without_secrets
 from jobs.environment import environment
 from jobs.metric_queue import Item, MetricQueue, Note, Point, reason_of
 from jobs.run_records import cut_tag
@@ -64,30 +65,20 @@ def tracking_uri(recipe: Recipe) -> str:
     return uri if path == uri else f"sqlite:///{Path(path).absolute()}"
 
 
-def check_tracking(recipe: Recipe) -> None:
-    """The store answers, takes runs in the recipe's experiment, and can hold its alias.
-
-    Makes the workspace's own store (two seconds, once). Raises UserError with the URI, what it answered and the way
-    out; at a server that is away at once, not after MLflow's four minutes of trying.
-    """
-    alias = recipe.tracking.alias
-    if not re.fullmatch(r"[\w-]+", alias) or re.fullmatch(r"[vV]\d+|latest", alias):
-        raise UserError(
-            f"tracking.alias: {alias!r} is no alias for MLflow; use letters, digits, - and _, not v9 or latest"
-        )
-    with environment(IMPATIENCE), worded(recipe):
-        find_experiment(recipe, open_store(recipe))
-
-
 def page_command(recipe: Recipe) -> str:
-    """The shell command that opens MLflow's page on these runs; for a server its address, which is all one needs."""
+    """The shell command that opens MLflow's page on these runs; for a server its address, which is all one needs.
+
+    A URI with a password is named by the environment's variable that has it.
+    """
     uri = tracking_uri(recipe)
     if uri.startswith(SERVERS):
-        return uri
+        return without_secrets(uri)
     script = Path(sys.executable).with_name("mlflow")
     shown = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
     command = [str(shown)] if script.exists() else [sys.executable, "-m", "mlflow"]
-    return shlex.join([*command, "ui", "--backend-store-uri", uri])
+    secret = recipe.tracking.uri is None and without_secrets(uri) != uri
+    named = f'"${TRACKING_URI}"' if secret else shlex.quote(uri)
+    return f"{shlex.join([*command, 'ui', '--backend-store-uri'])} {named}"
 
 
 # -------------------------------------------------------------------------------------------- called by jobs
@@ -199,19 +190,3 @@ def recording(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         logger.warning("MLflow: %s was not recorded: %s", what, reason_of(error))
-
-
-@contextmanager
-def worded(recipe: Recipe) -> Iterator[None]:
-    """Any failure inside becomes a SetupError that names the store, what it answered and the way out."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        given = TRACKING_URI if os.environ.get(TRACKING_URI) else "workspace"
-        raise SetupError(
-            f"{given if recipe.tracking.uri is None else 'tracking.uri'}: MLflow's store {tracking_uri(recipe)} cannot "
-            f"be used: {reason_of(error)}; start it, correct tracking.uri, or leave tracking.uri and {TRACKING_URI} "
-            "out to record in the workspace"
-        ) from error

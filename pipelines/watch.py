@@ -13,7 +13,8 @@ from gpt_core.artifact import Artifact
 from gpt_core.recipe import Recipe
 from jobs.job import LOG
 from jobs.pipeline_run import PipelineRun, open_pipeline_run, record_late
-from jobs.tracking import PARENT_RUN_ID, check_tracking
+from jobs.tracking import PARENT_RUN_ID
+from jobs.tracking_check import check_tracking
 from pipelines.plan import RUNS, PlannedStage
 
 UNRECORDED = "unrecorded.json"  # what a tracking server that was away missed of the recipe's last run
