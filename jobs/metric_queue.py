@@ -157,12 +157,17 @@ class MetricQueue:
 
 
 def reason_of(error: Exception) -> str:
-    """The system's word for a failed connection, else the first line of what `error` says, 300 characters at most.
+    """The system's word for a failed connection, a server's answer, or the first line of what `error` says.
 
-    It shows no secret.
+    300 characters at most, without secrets.
     """
-    found = re.search(r"\[Errno -?\d+\] ([^\"'()]+)", str(error))
-    if found:
-        return found[1].lower()
-    lines = str(error).strip().splitlines()
+    said = str(error).strip()
+    failed = re.search(r"\[Errno -?\d+\] ([^\"'()]+)", said)
+    if failed:
+        return failed[1].rstrip(": ").lower()
+    broken = re.search(r"too many (5\d\d) error responses", said)
+    if broken:
+        return f"{broken[1]} of the server, whose log says why"
+    answered = re.search(r"failed with error code (\d+) != \d+\. Response body: '(.*)'$", said, re.DOTALL)
+    lines = f"{answered[1]} {answered[2]}".splitlines() if answered else said.splitlines()
     return without_secrets(lines[0] if lines else type(error).__name__)[:300]

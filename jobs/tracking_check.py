@@ -47,11 +47,7 @@ def check_tracking(recipe: Recipe) -> None:
         with worded(recipe, field="tracking.experiment", act=f"write runs in {experiment!r}", way_out=ask):
             store.try_runs(experiment_id)
         location = store.artifact_location(experiment_id)
-        room = (
-            f"give room and the right to write there, {experiment!r} another place, or let the server hold artifacts: "
-            "mlflow server --artifacts-destination"
-        )
-        with worded(recipe, act=f"write artifacts to {without_secrets(location)}", way_out=room):
+        with worded(recipe, act=f"write artifacts to {without_secrets(location)}", way_out=_artifacts_need(location)):
             store.try_artifacts(location)
         if recipe.finetune is not None and uri.startswith(SERVERS):  # a database lets everybody
             name = registered_model(recipe)
@@ -64,6 +60,15 @@ def _check_alias(alias: str) -> None:
         raise UserError(
             f"tracking.alias: {alias!r} is no alias for MLflow; use letters, digits, - and _, not v9 or latest"
         )
+
+
+def _artifacts_need(location: str) -> str:
+    if location.startswith("mlflow-artifacts:"):
+        return "the folder or bucket of its --artifacts-destination needs room and must let it write"
+    return (
+        "make room and let this machine write there, or let the server pass artifacts on, in a new experiment: "
+        "mlflow server --serve-artifacts --artifacts-destination"
+    )
 
 
 def _account() -> str:
@@ -85,7 +90,9 @@ def worded(recipe: Recipe, *, field: str = "", act: str = "", way_out: str = "")
         given = field or (given if recipe.tracking.uri is None else "tracking.uri")
         status = http_status(error)
         if status == 401:
-            way_out = f"set {USERNAME} and {PASSWORD}, or {TOKEN}, in the environment to an account of its"
+            way_out = f"set {USERNAME} and {PASSWORD}, or {TOKEN}, in the environment to an account that it knows"
+        elif status == 403 and not way_out:
+            way_out = f"let its administrator grant {_account()} what a run needs, or correct tracking.experiment"
         elif not way_out:
             way_out = (
                 f"start it, correct tracking.uri, or leave tracking.uri and {TRACKING_URI} out to record in the "
