@@ -169,5 +169,6 @@ def reason_of(error: Exception) -> str:
     if broken:
         return f"{broken[1]} of the server, whose log says why"
     answered = re.search(r"failed with error code (\d+) != \d+\. Response body: '(.*)'$", said, re.DOTALL)
-    lines = f"{answered[1]} {answered[2]}".splitlines() if answered else said.splitlines()
+    cause = re.search(r"\(Caused by (.+)\)$", said, re.DOTALL)  # behind a URL that would take all the room
+    lines = (f"{answered[1]} {answered[2]}" if answered else cause[1] if cause else said).splitlines()
     return without_secrets(lines[0] if lines else type(error).__name__)[:300]

@@ -20,6 +20,7 @@ MAX_METRICS_A_BATCH = 1_000
 MAX_PARAM_CHARACTERS = 6_000
 MAX_TAG_CHARACTERS = 8_000
 MAX_DIGEST_CHARACTERS = 36
+MAX_NAME_CHARACTERS = 250
 
 SMALL_FILES = (MANIFEST, "stats.json", "curves.json", "evaluation.json", "samples.json")
 MAX_SMALL_FILE_BYTES = 5_000_000
@@ -47,7 +48,13 @@ def flatten_parameters(tree: Mapping[str, Json]) -> dict[str, str]:
 
     Strings stand as they are, null is "null". What is too long for the store ends in "...": recipe.json has it whole.
     """
-    return {path: _cut(text, MAX_PARAM_CHARACTERS) for path, text in _leaves(tree, "")}
+    return {store_name(path): _cut(text, MAX_PARAM_CHARACTERS) for path, text in _leaves(tree, "")}
+
+
+def store_name(text: str) -> str:
+    """`text`, which may hold a label's or a source's name, as a parameter or a metric may be called."""
+    parts = re.sub(r"[^\w\-. /:]", "_", text).split("/")  # MLflow takes it for a path, which must be in its normal form
+    return "/".join(part for part in parts if part not in ("", ".", ".."))[:MAX_NAME_CHARACTERS].rstrip("/") or "_"
 
 
 def datasets_of(identity: Mapping[str, Json], inputs: Mapping[str, Path]) -> list[DatasetRecord]:
@@ -73,14 +80,14 @@ def metrics_of(artifact: Artifact) -> dict[str, float]:
         "peak_memory_bytes": manifest.peak_memory_bytes,
     }
     values = {**manifest.counts, **manifest.figures, **usage}
-    return {re.sub(r"[^\w\-. /:]", "_", name): float(value) for name, value in values.items()}
+    return {store_name(name): float(value) for name, value in values.items()}
 
 
 def points_of(artifact: Artifact) -> list[Point]:
     """Every point of the metrics that the stage's job sends while it trains, as its files have them."""
     if artifact.has(STEPS):
         return [
-            Point(name, value, entry.unix_ms, entry.step)
+            Point(store_name(name), value, entry.unix_ms, entry.step)
             for entry in read_steps(artifact.file(STEPS))
             for name, value in entry.figures.items()
         ]
@@ -89,7 +96,7 @@ def points_of(artifact: Artifact) -> list[Point]:
     when = int(datetime.fromisoformat(artifact.manifest.created_at).timestamp() * 1000)
     runs = json.loads(artifact.file("curves.json").read_text(encoding="utf-8"))
     return [
-        Point(f"{start}_{name}", value, when, int(step))
+        Point(store_name(f"{start}_{name}"), value, when, int(step))
         for start, curves in runs.items()
         for name, points in curves.items()
         for step, value in points

@@ -23,7 +23,7 @@ from gpt_core.recipe import Recipe
 from gpt_core.store_uri import without_secrets
 from jobs.environment import environment
 from jobs.metric_queue import Item, MetricQueue, Note, Point, reason_of
-from jobs.run_records import cut_tag
+from jobs.run_records import cut_tag, store_name
 
 if TYPE_CHECKING:
     from jobs.mlflow_store import Store
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RUN_ID = "GPTMILL_MLFLOW_RUN_ID"  # set for a job: the run of its stage
 TRACKING_URI, PARENT_RUN_ID = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"  # MLflow's own; `mlflow run` sets both
 RETRIES, TIMEOUT_SECONDS = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
-IMPATIENCE = {RETRIES: "0", TIMEOUT_SECONDS: "10"}
+IMPATIENCE = {RETRIES: "1", TIMEOUT_SECONDS: "10"}  # once more, at once: a server closes idle and broken connections
 OF_JOBS = {RETRIES: "0", TIMEOUT_SECONDS: "30"}  # the queue of a job's metrics tries again by itself
 PATIENCE = {RETRIES: "7", TIMEOUT_SECONDS: "120"}  # MLflow's own: four minutes, for what is sent once
 SERVERS = ("http://", "https://")
@@ -100,7 +100,7 @@ def metric_logger(recipe: Recipe) -> MetricSink:
             opened = open_store(recipe)
             stores.append((opened, opened.last_step(run_id)))
         store, last_step = stores[0]
-        points = [item for item in items if isinstance(item, Point)]
+        points = [item._replace(key=store_name(item.key)) for item in items if isinstance(item, Point)]
         store.log_missing(run_id, [point for point in points if point.step <= last_step])
         store.log_points(run_id, [point for point in points if point.step > last_step])
         for note in [item for item in items if isinstance(item, Note)]:

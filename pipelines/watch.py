@@ -34,6 +34,11 @@ class Watcher:
         self.run = run
         self.run_ids: dict[str, str | None] = {}
 
+    @property
+    def page(self) -> str | None:
+        """The address of the pipeline's run; None where a database holds it, or nothing ran."""
+        return self.run.url if self.run is not None else None
+
     def started(self, planned: PlannedStage) -> dict[str, str]:
         """The stage's nested run is open. Returns what the job's environment needs to reach it."""
         if self.run is None:
