@@ -2,27 +2,31 @@
 model's; jobs/tracking.py, which callers know, imports it only where a run is tracked (mlflow takes two seconds).
 """
 
+import contextlib
 import json
 import logging
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
+import requests
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 
 import gpt_core
 from gpt_core.errors import UserError
+from gpt_core.store_uri import without_secrets
 from jobs.environment import environment
 from jobs.metric_queue import Point, RefusedError, reason_of
 from jobs.run_records import (
@@ -34,11 +38,32 @@ from jobs.run_records import (
     batches,
 )
 
+GONE = "RESOURCE_DOES_NOT_EXIST"
 HOPELESS = frozenset(  # answers that another try would not change
-    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", GONE, "PERMISSION_DENIED", "UNAUTHENTICATED"}
 )
 SYSTEM = "system/"  # before the names of a machine's figures
 CHATTY = ("alembic", "mlflow.store.db.utils")  # a new database tells of each of its migrations
+SILENCE = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # of two lines for each run that ends
+PROBE = "gptmill.probe"  # what is written and deleted to see whether it can be
+
+
+def http_status(error: Exception) -> int | None:
+    """The status of a server's refusal, as MLflow's clients of runs and of artifacts tell it; None for other errors."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    response = error.response if isinstance(error, requests.HTTPError) else None
+    return response.status_code if response is not None else None
+
+
+@contextlib.contextmanager
+def _may_be_gone() -> Iterator[None]:
+    """Another one who tries the same may have deleted it."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != GONE:
+            raise
 
 
 class NodeMonitor:
@@ -81,11 +106,53 @@ class Store:
                 if experiment is None:
                     raise
         if experiment.lifecycle_stage == "deleted":
+            restore = f"MLFLOW_TRACKING_URI={without_secrets(self.uri)} mlflow experiments restore -x"
             raise UserError(
                 f"tracking.experiment: {name!r} was deleted; name another, or restore it with "
-                f"MLFLOW_TRACKING_URI={self.uri} mlflow experiments restore -x {experiment.experiment_id}"
+                f"{restore} {experiment.experiment_id}"
             )
         return str(experiment.experiment_id)
+
+    def artifact_location(self, experiment_id: str) -> str:
+        """Where the experiment's artifacts are kept."""
+        return str(self.client.get_experiment(experiment_id).artifact_location)
+
+    def try_runs(self, experiment_id: str) -> None:
+        """The experiment can be written in. Nothing stays of the try."""
+        self.client.set_experiment_tag(experiment_id, PROBE, "written and deleted")
+        with _may_be_gone():
+            self.client.delete_experiment_tag(experiment_id, PROBE)
+
+    def try_artifacts(self, location: str) -> None:
+        """Artifacts can be written to `location`. Nothing stays of the try where they can be deleted, too."""
+        repository: Any = get_artifact_repository(location, tracking_uri=self.uri)
+        with tempfile.TemporaryDirectory() as folder:
+            probe = Path(folder) / PROBE
+            probe.write_text("gptmill may write artifacts here\n", encoding="utf-8")
+            repository.log_artifact(str(probe))
+        with contextlib.suppress(Exception):  # EDIT allows no deletion, and to a run that matters nothing
+            repository.delete_artifacts(PROBE)
+
+    def try_registration(self, name: str) -> None:
+        """Versions of the registered model `name` can be made, and it too if there is none. Nothing stays."""
+        try:
+            self.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != GONE:
+                raise
+            self._try_new_model()
+            return
+        self.client.set_registered_model_tag(name, PROBE, "written and deleted")
+        with _may_be_gone():
+            self.client.delete_registered_model_tag(name, PROBE)
+
+    def _try_new_model(self) -> None:
+        """A server asks who we are before it looks at the name: one without a name is made for nobody."""
+        try:
+            self.client.create_registered_model("")
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
 
     def experiment_of(self, run_id: str) -> str | None:
         """The id of the experiment that holds the run; None for no such run."""
@@ -107,7 +174,8 @@ class Store:
 
     def end_run(self, run_id: str, status: str) -> None:
         """The run has ended with `status`."""
-        self.client.set_terminated(run_id, status)
+        with environment(SILENCE):
+            self.client.set_terminated(run_id, status)
 
     def find_run(self, experiment_id: str, *, tag: str, value: str) -> str | None:
         """The latest successful run of the experiment with this tag."""

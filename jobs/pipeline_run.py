@@ -4,10 +4,10 @@ A pipeline run is one MLflow run, with a run nested below it for each stage that
 the raw files and earlier outputs it read as datasets with their digests, and the fingerprint of what it makes as
 a tag; the pipeline's run names every output and the run that made it.
 
-The runner calls `check_tracking`, then `open_pipeline_run`. Once a run is open, a store that goes away costs a warning
-each time, never the pipeline. What it missed of whole stages, every point of their metrics in, is recorded when the
-pipeline ends; where it is still away then, `unrecorded.json` beside the recipe's links says so, and the next
-`gptmill run` of the recipe calls `record_late`.
+The runner calls `check_tracking` (jobs/tracking_check.py), then `open_pipeline_run`. Once a run is open, a store that
+goes away costs a warning each time, never the pipeline. What it missed of whole stages, every point of their metrics
+in, is recorded when the pipeline ends; where it is still away then, `unrecorded.json` beside the recipe's links says
+so, and the next `gptmill run` of the recipe calls `record_late`.
 """
 
 import json
@@ -24,6 +24,7 @@ from gpt_core.artifact import Artifact, open_artifact, write_json
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
+from gpt_core.store_uri import without_secrets
 from jobs.environment import environment
 from jobs.job import IDENTITY, RECIPE
 from jobs.run_note import NOTE, How, StageNote, pipeline_note
@@ -47,8 +48,8 @@ from jobs.tracking import (
     open_store,
     recording,
     tracking_uri,
-    worded,
 )
+from jobs.tracking_check import worded
 
 if TYPE_CHECKING:
     from jobs.mlflow_store import Store
@@ -71,9 +72,10 @@ def open_pipeline_run(
     with worded(recipe):
         store = open_store(recipe)
         run_id, experiment_id = open_run(recipe, store, run_id, name=recipe.name)
-        store.tag(run_id, {"gptmill.recipe": recipe.name, "gptmill.command": cut_tag(shlex.join(command))})
-        log_new_parameters(store, run_id, flatten_parameters(tree, whole=RECIPE))
-        store.log_json(run_id, tree, RECIPE)
+        with ending_on_failure(store, run_id):
+            store.tag(run_id, {"gptmill.recipe": recipe.name, "gptmill.command": cut_tag(shlex.join(command))})
+            log_new_parameters(store, run_id, flatten_parameters(tree, whole=RECIPE))
+            store.log_json(run_id, tree, RECIPE)
     return PipelineRun(recipe, store, run_id, experiment_id, unrecorded)
 
 
@@ -93,6 +95,17 @@ def open_run(recipe: Recipe, store: "Store", run_id: str | None, *, name: str) -
     return run_id, found
 
 
+@contextmanager
+def ending_on_failure(store: "Store", run_id: str) -> Iterator[None]:
+    """A run whose beginning cannot be recorded has failed."""
+    try:
+        yield
+    except Exception:
+        with recording("the end of the run"):
+            store.end_run(run_id, "FAILED")
+        raise
+
+
 def log_new_parameters(store: "Store", run_id: str, parameters: Mapping[str, str]) -> None:
     """The run has the parameters; `mlflow run -P pretrain.tokens=...` has logged one as it was typed, and it stays."""
     present = store.parameters(run_id)
@@ -104,7 +117,7 @@ def record_late(recipe: Recipe, unrecorded: Path) -> None:
     if not unrecorded.exists():
         return
     missed = json.loads(unrecorded.read_text(encoding="utf-8"))
-    if missed["uri"] != tracking_uri(recipe):  # another store cannot know the run
+    if missed["uri"] != without_secrets(tracking_uri(recipe)):  # another store cannot know the run
         return
     with recording("what the store missed of the last run"):
         with environment(IMPATIENCE):
@@ -247,7 +260,7 @@ class PipelineRun:
         write_json(
             self.unrecorded,
             {
-                "uri": self.store.uri,
+                "uri": without_secrets(self.store.uri),
                 "run_id": self.run_id,
                 "experiment_id": self.experiment_id,
                 "status": status,

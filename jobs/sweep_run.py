@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpt_core.recipe import Recipe
-from jobs.pipeline_run import Status, log_new_parameters, open_run
+from jobs.pipeline_run import Status, ending_on_failure, log_new_parameters, open_run
 from jobs.run_note import NOTE, MemberNote, sweep_note
-from jobs.run_records import cut_parameter, cut_tag
-from jobs.tracking import open_store, recording, worded
+from jobs.run_records import cut_parameter, cut_tag, store_name
+from jobs.tracking import open_store, recording
+from jobs.tracking_check import worded
 
 if TYPE_CHECKING:
     from jobs.mlflow_store import Store
@@ -30,10 +31,11 @@ def open_sweep_run(recipe: Recipe, grid: Mapping[str, Sequence[str]], *, command
         store = open_store(recipe)
         run_id, experiment_id = open_run(recipe, store, None, name=f"{recipe.name} sweep")
         tags = {"gptmill.recipe": recipe.name, "gptmill.sweep": run_id, "gptmill.command": cut_tag(shlex.join(command))}
-        store.tag(run_id, tags)
-        listed = {field: cut_parameter(", ".join(values), whole=GRID) for field, values in grid.items()}
-        log_new_parameters(store, run_id, listed)
-        store.log_json(run_id, {field: list(values) for field, values in grid.items()}, GRID)
+        with ending_on_failure(store, run_id):
+            store.tag(run_id, tags)
+            listed = {store_name(name): cut_parameter(", ".join(values), whole=GRID) for name, values in grid.items()}
+            log_new_parameters(store, run_id, listed)
+            store.log_json(run_id, {name: list(values) for name, values in grid.items()}, GRID)
     return SweepRun(store, run_id, experiment_id, recipe.name)
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from gpt_core.errors import GptmillError, InputError
+from gpt_core.store_uri import without_secrets
 from pipelines import shards_cli
 from pipelines.generate_cli import generate
 from pipelines.lineage_cli import lineage
@@ -129,7 +130,7 @@ def doctor(
 
     findings = examine(load(recipe, None) if recipe else None)
     for finding in findings:
-        print(f"{'ok ' if finding.well else 'BAD'} {finding.subject:<10} {finding.text}")
+        print(f"{'ok ' if finding.well else 'BAD'} {finding.subject:<10} {without_secrets(finding.text)}")
     if not all(finding.well for finding in findings):
         raise typer.Exit(2)
 
@@ -169,7 +170,7 @@ def main() -> None:
     try:
         app()
     except GptmillError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -43,7 +43,7 @@ class RunResult:
     artifacts: dict[str, Artifact]
     ran: list[str]
     report: Path | None
-    tracking_command: str  # opens MLflow's page
+    tracking_command: str  # opens MLflow's page, or the run's address
     wall_seconds: float
 
 
@@ -75,7 +75,7 @@ def run_recipe(
         artifacts=artifacts,
         ran=[planned.stage.name for planned in waiting],
         report=report,
-        tracking_command=page_command(recipe),
+        tracking_command=watcher.page or page_command(recipe),
         wall_seconds=time.monotonic() - started,
     )
 

@@ -20,7 +20,8 @@ from gpt_core.recipe import Recipe
 from jobs.job import LOG
 from jobs.run_note import MemberNote
 from jobs.sweep_run import SweepRun, open_sweep_run
-from jobs.tracking import check_tracking, page_command
+from jobs.tracking import page_command
+from jobs.tracking_check import check_tracking
 from pipelines.checks import check_before_start, prepare_workspace
 from pipelines.grid import Combination
 from pipelines.plan import PlannedStage, make_plan

@@ -13,7 +13,8 @@ from gpt_core.artifact import Artifact
 from gpt_core.recipe import Recipe
 from jobs.job import LOG
 from jobs.pipeline_run import PipelineRun, open_pipeline_run, record_late
-from jobs.tracking import PARENT_RUN_ID, check_tracking
+from jobs.tracking import PARENT_RUN_ID
+from jobs.tracking_check import check_tracking
 from pipelines.plan import RUNS, PlannedStage
 
 UNRECORDED = "unrecorded.json"  # what a tracking server that was away missed of the recipe's last run
@@ -25,6 +26,11 @@ class Watcher:
     def __init__(self, run: PipelineRun | None) -> None:
         self.run = run
         self.run_ids: dict[str, str | None] = {}
+
+    @property
+    def page(self) -> str | None:
+        """The address of the pipeline's run; None where a database holds it, or nothing ran."""
+        return self.run.url if self.run is not None else None
 
     def started(self, planned: PlannedStage) -> dict[str, str]:
         """The stage's nested run is open. Returns what the job's environment needs to reach it."""

@@ -28,12 +28,12 @@ from jobs.pipeline_run import open_pipeline_run
 from jobs.run_records import datasets_of, flatten_parameters, metrics_of
 from jobs.tracking import (
     RUN_ID,
-    check_tracking,
     metric_logger,
     page_command,
     register_classifier,
     tracking_uri,
 )
+from jobs.tracking_check import check_tracking
 
 ROOT = Path(tracking.__file__).parents[1]
 
@@ -138,7 +138,7 @@ def test_a_server_that_is_away_is_named_with_the_reason_and_the_way_out(tmp_path
 
 @pytest.mark.mlflow
 def test_a_server_that_refuses_is_named_with_its_answer(tmp_path: Path, refusing_server: str) -> None:
-    with pytest.raises(SetupError, match=f"{refusing_server} cannot be used: .*403"):
+    with pytest.raises(SetupError, match=f"{refusing_server} forbids us to use it: .*403"):
         check_tracking(recipe_in(tmp_path, uri=refusing_server))
 
 
