@@ -107,7 +107,7 @@ def short_names(fields: Iterable[str]) -> list[str]:
 def _choices(override: str) -> tuple[str, list[str]]:
     field, equals, text = override.partition("=")
     if not equals:
-        return field, [""]  # the recipe's reader says what is wrong
+        raise RecipeError(["write it as section.field=VALUE,VALUE"], origin=f"--set {override}")
     try:
         return field.strip(), split_values(text)
     except ValueError as error:

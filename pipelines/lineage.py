@@ -18,6 +18,7 @@ from gpt_core.artifact import MANIFEST, Manifest, read_manifest
 from gpt_core.errors import ArtifactError, GptmillError, InputError, SetupError
 from gpt_core.fingerprint import SHORT, fingerprint
 from gpt_core.recipe import Recipe
+from gpt_core.store_uri import without_secrets
 from jobs.environment import environment
 from jobs.job import RECIPE
 from jobs.metric_queue import reason_of
@@ -75,6 +76,7 @@ class Places:
     def __init__(self, workspaces: Sequence[Path], uri: str) -> None:
         self.workspaces = list(workspaces)
         self.uri = uri
+        self._shown = without_secrets(uri)
         self._store: Store | None = None
         self._problem: str | None = None
 
@@ -86,7 +88,7 @@ class Places:
             raise SetupError(self._problem)
         path = self.uri.removeprefix("sqlite:///")
         if path != self.uri and not Path(path).exists():
-            self._problem = f"MLflow's store {self.uri} is not there; name another with --recipe or --workspace"
+            self._problem = f"MLflow's store {self._shown} is not there; name another with --recipe or --workspace"
             raise SetupError(self._problem)
         try:
             with environment(IMPATIENCE):
@@ -98,7 +100,7 @@ class Places:
         except GptmillError:
             raise
         except Exception as error:
-            self._problem = f"MLflow's store {self.uri} cannot be asked: {reason_of(error)}; {way_out}"
+            self._problem = f"MLflow's store {self._shown} cannot be asked: {reason_of(error)}; {way_out}"
             raise SetupError(self._problem) from error
 
     def version(self, subject: str) -> RegisteredVersion:
@@ -110,7 +112,7 @@ class Places:
             version = store.model_version(match[1], alias=match[2], version=match[3])
         if version is None:
             raise InputError(
-                f"{subject}: {self.uri} has no such version; see its models, or name another store with --recipe, "
+                f"{subject}: {self._shown} has no such version; see its models, or name another store with --recipe, "
                 f"--workspace or {TRACKING_URI}"
             )
         return version

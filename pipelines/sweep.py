@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from gpt_core.artifact import Artifact
+from gpt_core.artifact import MANIFEST, Artifact
 from gpt_core.errors import GptmillError, PreemptedError, RecipeError, StageError, UserError
 from gpt_core.fingerprint import fingerprint
 from gpt_core.recipe import Recipe
+from gpt_core.store_uri import without_secrets
 from jobs.job import LOG
 from jobs.run_note import MemberNote
 from jobs.sweep_run import SweepRun, open_sweep_run
@@ -103,7 +104,7 @@ class Sweep:
         """What a reader must know of the comparison."""
         if self.judge is None:
             return "No chosen stage measures on validation data, so none is best."
-        caveat = "" if self.same_text else " Their validation data differ, so that the figures compare with care."
+        caveat = "" if self.same_text else " Their validation data differ, so that the figures are not of the same thing."
         return f"Judged by {self.judge.words}.{caveat}"
 
 
@@ -147,8 +148,10 @@ def _try(
     """What became of the combination, told. Raises PreemptedError alone."""
     recipe, since = combination.recipe, time.time()
     tried = Tried(combination, run_id=run.start_member(combination.label))
+    waiting: list[PlannedStage] = []
     try:
-        for planned in _waiting(recipe, only=only, until=until):  # it would fail here, too, and take its time
+        waiting += [p for p in make_plan(recipe, only=only, until=until) if p.action == "run"]
+        for planned in waiting:  # it would fail here, too, and take its time
             if planned.output in failed:
                 raise StageError(f"{planned.stage.name}: failed already, for {failed[planned.output]}")
         result = run_recipe(recipe, console=console, only=only, until=until, run_id=tried.run_id)
@@ -157,23 +160,17 @@ def _try(
         run.end_member(tried.run_id, "KILLED", str(error))
         raise
     except GptmillError as error:
-        tried.error = str(error)
+        tried.error = without_secrets(str(error))
         run.end_member(tried.run_id, "FAILED", tried.error)
         console.print(f"failed     {tried.error}", highlight=False, soft_wrap=True, markup=False)
-        for planned in _waiting(recipe, only=only, until=until)[:1]:
-            if _began(planned.output, since):
-                failed[planned.output] = combination.label
+        failed.update({planned.output: combination.label for planned in waiting if _failed(planned.output, since)})
     return tried
 
 
-def _waiting(recipe: Recipe, *, only: str | None, until: str | None) -> list[PlannedStage]:
-    return [planned for planned in make_plan(recipe, only=only, until=until) if planned.action == "run"]
-
-
-def _began(output: Path, since: float) -> bool:
-    """Whether a job for the output was started after `since`, in Unix seconds."""
+def _failed(output: Path, since: float) -> bool:
+    """Whether a job for the output was started after `since`, in Unix seconds, and has not made it."""
     log = output / LOG
-    return log.exists() and log.stat().st_mtime >= since
+    return log.exists() and log.stat().st_mtime >= since and not (output / MANIFEST).exists()
 
 
 def check_combinations(
