@@ -55,13 +55,15 @@ def store_of_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_parameters_are_leaves_by_their_path_and_lists_are_one_leaf() -> None:
     tree: dict[str, Json] = {"a": {"b": 0.002, "c": {"d": None, "e": True}}, "f": ["x", "y"], "g": "text", "h": {}}
-    assert flatten_parameters(tree) == {
+    assert flatten_parameters(tree, whole="recipe.json") == {
         "a.b": "0.002", "a.c.d": "null", "a.c.e": "true", "f": '["x", "y"]', "g": "text", "h": "{}",
     }  # fmt: skip
 
 
-def test_a_parameter_beyond_the_stores_limit_is_cut_to_it() -> None:
-    assert flatten_parameters({"a": "x" * 7_000})["a"] == "x" * 5_997 + "..."
+def test_a_parameter_beyond_the_stores_limit_is_cut_to_it_and_names_the_artifact_that_has_it_whole() -> None:
+    end = " ... (whole in recipe.json)"
+    assert flatten_parameters({"a": "x" * 6_000}, whole="recipe.json")["a"] == "x" * 6_000
+    assert flatten_parameters({"a": "x" * 6_001}, whole="recipe.json")["a"] == "x" * (6_000 - len(end)) + end
 
 
 def test_datasets_are_the_raw_files_and_the_inputs_with_digests_that_fit() -> None:
