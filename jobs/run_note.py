@@ -19,7 +19,7 @@ NOTE = "mlflow.note.content"  # the tag
 How = Literal["made", "was there", "failed"]
 GAP = " &emsp; | "  # MLflow's page sets columns without a space between them
 COUNTS = ("documents_kept", "vocab_size", "train_tokens", "parameters")  # of a manifest, where it has them
-MOST_FIGURES = 4
+MOST_FIGURES = 3
 MOST_ERROR = 200  # characters
 MOST_COMPARED = 50  # runs that MLflow's page can still show
 
@@ -47,8 +47,12 @@ class MemberNote:
 
 
 def pipeline_note(stages: Sequence[StageNote], *, experiment_id: str) -> str:
-    """A table of the stages, each with a link to the run that made its output."""
-    rows = [[_link(note.stage, experiment_id, note.run_id), note.how, *_made(note.output)] for note in stages]
+    """A table of the stages, each with a link to the run that made its output.
+
+    The last is the first: MLflow's page folds a note up behind some lines.
+    """
+    ordered = reversed(stages)
+    rows = [[_link(note.stage, experiment_id, note.run_id), _whole(note.how), *_made(note.output)] for note in ordered]
     return _table(["stage", "", "output", "figures", "took"], rows)
 
 
@@ -56,7 +60,7 @@ def _made(output: Artifact | None) -> list[str]:
     if output is None:
         return ["", "", ""]
     manifest = output.manifest
-    return [f"`{manifest.fingerprint[:SHORT]}`", key_figures(manifest), units.seconds(manifest.wall_seconds)]
+    return [f"`{manifest.fingerprint[:SHORT]}`", key_figures(manifest), _whole(units.seconds(manifest.wall_seconds))]
 
 
 def sweep_note(fields: Sequence[str], members: Sequence[MemberNote], *, judged_by: str, experiment_id: str) -> str:
@@ -122,6 +126,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _plain(text: str) -> str:
     """`text` on one line, no character of it markup."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))
+
+
+def _whole(text: str) -> str:
+    """`text`, which the page does not break."""
+    return text.replace(" ", "&nbsp;")
 
 
 def _words(name: str) -> str:

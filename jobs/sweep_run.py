@@ -64,16 +64,16 @@ class SweepRun:
                 self.store.end_run(run_id, status)
 
     def tell(self, fields: Sequence[str], members: Sequence[MemberNote], *, judged_by: str) -> None:
-        """The sweep's page shows the runs so far with their values and figures, and has the best one's as its own."""
+        """The sweep's page shows the runs so far with their values and figures."""
         with recording("the table of the sweep"):
             note = sweep_note(fields, members, judged_by=judged_by, experiment_id=self.experiment_id)
-            best = [member for member in members if member.best]
             self.store.tag(self.run_id, {NOTE: note})
-            for member in best:
-                self.store.tag(self.run_id, {"gptmill.best": member.name, "gptmill.best.run_id": member.run_id or ""})
-                self.store.log_metrics(self.run_id, member.figures, step=len(members))
 
-    def finish(self, status: Status) -> None:
-        """The sweep's run has ended."""
+    def finish(self, status: Status, best: MemberNote | None = None) -> None:
+        """The sweep's run has ended; it names the best run and has its figures as its own."""
+        if best is not None:
+            with recording("the best of the sweep"):
+                self.store.tag(self.run_id, {"gptmill.best": best.name, "gptmill.best.run_id": best.run_id or ""})
+                self.store.log_metrics(self.run_id, best.figures, step=0)
         with recording("the end of the sweep"):
             self.store.end_run(self.run_id, status)

@@ -104,8 +104,11 @@ class Sweep:
         """What a reader must know of the comparison."""
         if self.judge is None:
             return "No chosen stage measures on validation data, so none is best."
-        caveat = "" if self.same_text else " Their validation data differ, so that the figures are not of the same thing."
-        return f"Judged by {self.judge.words}.{caveat}"
+        equal = " All are equal, so none is best." if self.best is None and len(self.tried) > 1 else ""
+        differ = (
+            "" if self.same_text else " Their validation data differ, so that the figures are not of the same thing."
+        )
+        return f"Judged by {self.judge.words}.{equal}{differ}"
 
 
 def run_sweep(
@@ -132,7 +135,8 @@ def run_sweep(
     except BaseException as error:
         run.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit | PreemptedError) else "FAILED")
         raise
-    run.finish("FAILED" if any(tried.error for tried in sweep.tried) else "FINISHED")
+    best = next((member for member in _members(sweep) if member.best), None)
+    run.finish("FAILED" if any(tried.error for tried in sweep.tried) else "FINISHED", best)
     return sweep
 
 

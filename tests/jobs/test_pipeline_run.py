@@ -96,7 +96,7 @@ def test_a_stage_that_was_whole_already_is_traced_to_the_run_that_made_it(
     assert tags["gptmill.evaluate.run_id"] == made
     assert tags["gptmill.evaluate.fingerprint"] == artifact.manifest.fingerprint
     link = f"[evaluate](#/experiments/{first.experiment_id}/runs/{made})"
-    for run, how in ((first, "made"), (second, "was there")):
+    for run, how in ((first, "made"), (second, "was&nbsp;there")):
         note = run.store.client.get_run(run.run_id).data.tags["mlflow.note.content"]
         assert f"| {link} &emsp; | {how} &emsp; | `{artifact.manifest.fingerprint[:12]}` &emsp; |" in note
 

@@ -206,7 +206,9 @@ def test_two_combinations_share_their_first_stages_and_stand_below_one_run(
     for member in (first, second):
         assert member["tags"]["mlflow.parentRunId"] == member["tags"]["gptmill.sweep"] == parent["id"]
         assert f"(#/experiments/1/runs/{member['id']})" in parent["tags"]["mlflow.note.content"]
-    assert f"[dedup](#/experiments/1/runs/{dedup['id']}) &emsp; | was there" in second["tags"]["mlflow.note.content"]
+    assert (
+        f"[dedup](#/experiments/1/runs/{dedup['id']}) &emsp; | was&nbsp;there" in second["tags"]["mlflow.note.content"]
+    )
     assert (
         fingerprint(dict(project.artifact(whole, "clean").manifest.identity))
         == first["tags"]["gptmill.clean.fingerprint"]
