@@ -97,7 +97,7 @@ def _comparison(run_ids: Sequence[str], experiment_id: str) -> str:
 def key_figures(manifest: Manifest) -> str:
     """The figures of a stage that a reader wants first, in words."""
     counts = [f"{_words(name)} {units.count(manifest.counts[name])}" for name in COUNTS if name in manifest.counts]
-    names = [name for name in manifest.figures if is_headline(name)]
+    names = sorted(filter(is_headline, manifest.figures), key=lambda name: not name.startswith("test_"))
     return ", ".join([*counts, *(f"{_words(name)} {_figure(manifest.figures[name])}" for name in names)][:MOST_FIGURES])
 
 

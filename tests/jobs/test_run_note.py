@@ -51,7 +51,7 @@ def test_a_pipelines_note_has_a_row_for_each_stage_the_last_first_that_leads_to_
     ]
 
 
-def test_key_figures_are_the_headlines_without_parts_and_bounds(tmp_path: Path) -> None:
+def test_key_figures_are_the_headlines_of_the_test_first_without_parts_and_bounds(tmp_path: Path) -> None:
     figures = {
         "validation_loss": 3.14159,
         "validation_bits_per_byte.novels": 1.0,
@@ -60,7 +60,7 @@ def test_key_figures_are_the_headlines_without_parts_and_bounds(tmp_path: Path) 
         "lift": 0.1,
     }
     manifest = write_output(tmp_path, "evaluate", figures=figures).manifest
-    assert key_figures(manifest) == "validation loss 3.142, test accuracy 0.75"
+    assert key_figures(manifest) == "test accuracy 0.75, validation loss 3.142"
 
 
 def test_the_best_run_stands_first_and_all_can_be_compared() -> None:
