@@ -120,14 +120,14 @@ def _box(manifest: Manifest, top: float) -> Markup:
 
 
 def _lanes(edges: Sequence[tuple[int, int]]) -> list[int | None]:
-    """The lane of each arrow that goes round, from 0 next to the boxes on, no two at once in one; None for straight."""
+    """The lane of each arrow that goes round, from 0 next to the boxes on, no two side by side in one; None for straight."""
     taken: list[tuple[int, int, int]] = []
     found: dict[tuple[int, int], int | None] = {}
     for start, end in sorted(edges, key=lambda edge: edge[1] - edge[0]):
         if end == start + 1:
             found[start, end] = None
             continue
-        busy = {lane for lane, low, high in taken if low <= end and start <= high}
+        busy = {lane for lane, low, high in taken if low < end and start < high}
         lane = next(number for number in range(len(edges) + 1) if number not in busy)
         taken.append((lane, start, end))
         found[start, end] = lane
