@@ -69,7 +69,7 @@ def line_chart(
     shown = [(line, _drawable(line.points, positive=log_y)) for line in series]
     points = [point for _, drawn in shown for point in drawn]
     if not points:
-        return _svg(title, height)
+        return svg(title, height)
     xs, ys = [x for x, _ in points], [y for _, y in points]
     x = linear_scale(0.0, max(xs), left, WIDTH - right, ticks=6, nice=False)
     low = 0.0 if from_zero else min(ys)
@@ -86,7 +86,7 @@ def line_chart(
                 value = units.percent(b) if share else units.significant(b, digits=4)
                 tip = element("title", f"{line.name}: {value} at {x_label} {units.count(a)}")
                 marks.append(element("circle", tip, cx=x(a), cy=y(b), r=3, class_=f"fill {line.color}"))
-    return _svg(title, height, *marks)
+    return svg(title, height, *marks)
 
 
 def bar_chart(title: str, bars: Sequence[Bar], *, total: float | None = None) -> Markup:
@@ -105,7 +105,7 @@ def bar_chart(title: str, bars: Sequence[Bar], *, total: float | None = None) ->
             place = min(start, WIDTH - width)
             marks.append(element("rect", x=place, y=base + 20, width=width, height=thick, class_=f"fill {color}"))
             start += value / whole * WIDTH
-    return _svg(title, max(row * len(bars), 1.0), *marks)
+    return svg(title, max(row * len(bars), 1.0), *marks)
 
 
 def histogram(
@@ -125,7 +125,7 @@ def histogram(
     height, left, right, top, bottom = 250.0, 50.0, 12.0, 24.0, 40.0
     totals = [sum(counts) for counts in zip(*(counts for _, counts, _ in stacks), strict=True)]
     if not totals or not max(totals):
-        return _svg(title, height)
+        return svg(title, height)
     x = (log_scale if log_x else linear_scale)(edges[0], edges[-1], left, WIDTH - right, nice=False)
     y = linear_scale(0.0, max(totals), height - bottom, top)
     marks = _y_axis(y, y_label, left, WIDTH - right)
@@ -150,7 +150,7 @@ def histogram(
         marks.append(element("g", *told))
     if limit is not None:
         marks.append(_upright(limit, x, top, height - bottom))
-    return _svg(title, height, *marks, *_x_axis(x, x_label, height - bottom, height))
+    return svg(title, height, *marks, *_x_axis(x, x_label, height - bottom, height))
 
 
 def spread(
@@ -168,7 +168,7 @@ def spread(
     height, left, right, top, bottom = 150.0, 50.0, 12.0, 8.0, 22.0
     most = max((n for _, counts, _ in sides for n in counts), default=0)
     if not most:
-        return _svg(title, height)
+        return svg(title, height)
     x = (log_scale if log_x else linear_scale)(edges[0], edges[-1], left, WIDTH - right, nice=False)
     y = log_scale(0.7, max(most, 10) * 1.2, height - bottom, top, nice=False)
     base = height - bottom
@@ -183,7 +183,7 @@ def spread(
         tip = element("title", "; ".join(told))
         marks.append(element("rect", tip, x=x(low), y=top, width=x(high) - x(low), height=base - top, fill_opacity="0"))
     marks += [_upright(limit, x, top, base) for limit in limits if x.low <= limit <= x.high]
-    return _svg(title, height, *marks, *_x_axis(x, "", base, height))
+    return svg(title, height, *marks, *_x_axis(x, "", base, height))
 
 
 def heat_map(title: str, labels: Sequence[str], rows: Sequence[Sequence[int]]) -> Markup:
@@ -223,10 +223,11 @@ def heat_map(title: str, labels: Sequence[str], rows: Sequence[Sequence[int]]) -
             )
             frame = element("rect", x=x + 0.5, y=y + 0.5, width=cell - 1, height=tall - 1, class_="track")
             marks.append(element("g", tip, frame, box, *number))
-    return _svg(title, top + head + n * tall + 4, *marks)
+    return svg(title, top + head + n * tall + 4, *marks)
 
 
-def _svg(title: str, height: float, *marks: Markup) -> Markup:
+def svg(title: str, height: float, *marks: Markup) -> Markup:
+    """The chart of `marks`."""
     return element(
         "svg",
         element("title", title),
