@@ -22,15 +22,18 @@ from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import LanguageModel, SequenceClassifier
-from gpt_core.model.hf import load_classifier, load_decoder
+from gpt_core.model.heads import LanguageModel, TaskModel
+from gpt_core.model.hf import load_decoder, load_task_model
 from gpt_core.model.sampling import Sampling
 from gpt_core.model.stream import stream_texts
 from gpt_core.recipe import Evaluate, Finetune, Recipe
+from gpt_core.tasks.batches import make_batch
+from gpt_core.tasks.labelled import read_rows, require_known_labels
+from gpt_core.tasks.sequences import Examples, encode_rows
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.metrics import ClassificationScore, majority_label, score_classification
-from gpt_core.training.tasks import Examples, encode_split, make_batch, read_labelled
 from jobs.job import Job, Outcome, run_job
+from jobs.registry import register_models
 
 BATCH_TOKENS = 8192  # in a forward pass, padding in
 MODEL_FOLDERS = {"pretrained": "model", "scratch": "scratch"}  # how fine-tuning began -> folder of what it made
@@ -54,7 +57,7 @@ class Test:
 
     __test__ = False  # no test of pytest's
 
-    classifiers: dict[str, SequenceClassifier]
+    classifiers: dict[str, TaskModel]
     labels: list[str]
     examples: Examples
     majority: int  # the most frequent label of the training split
@@ -93,6 +96,12 @@ def make(job: Job) -> Outcome:
         figures |= name_figures(scores)
         counts["test_examples"] = len(test.examples)
     evaluated = write_json(job.output / "evaluation.json", evaluation)
+    register_models(
+        job.recipe,
+        task_folder=finetune.root / "model" if finetune else None,
+        language_folder=pretrain.root / "model",
+        figures=figures,
+    )
     return Outcome([evaluated, job.output / "samples.json"], counts=counts, figures=figures, engines=("torch",))
 
 
@@ -166,19 +175,17 @@ def write_samples(
 
 def open_test(finetune: Artifact, settings: Finetune, tokenizer: Tokenizer, *, device: torch.device) -> Test:
     """The classifiers of the fine-tuning and the test split. Raises InputError for a row that cannot be scored."""
-    classifiers: dict[str, SequenceClassifier] = {}
+    classifiers: dict[str, TaskModel] = {}
     names: list[str] = []
     for start, folder in MODEL_FOLDERS.items():
         if finetune.has(f"{folder}/config.json"):
-            classifier, names = load_classifier(finetune.root / folder)
-            classifiers[start] = classifier.to(device).eval()
-    read = partial(read_labelled, text_field=settings.text_fields[0], label_field=settings.label_field)
-    context_length = classifiers["pretrained"].decoder.config.context_length
-    examples = encode_split(
-        read(Path(settings.test)), tokenizer, names=names, max_tokens=settings.max_tokens or context_length
-    )
-    majority = majority_label([names.index(row.label) for row in read(Path(settings.train))])
-    return Test(classifiers, names, examples, majority)
+            classifier, spec = load_task_model(finetune.root / folder)
+            assert isinstance(classifier, TaskModel), spec
+            classifiers[start], names = classifier.to(device).eval(), list(spec.labels)
+    rows, train = read_rows(Path(settings.test), settings), read_rows(Path(settings.train), settings)
+    require_known_labels(rows, names)
+    majority = majority_label([names.index(str(row.label)) for row in train])
+    return Test(classifiers, names, encode_rows(rows, tokenizer, spec), majority)
 
 
 def score_test(test: Test, report: Report) -> dict[str, ClassificationScore]:
@@ -195,7 +202,7 @@ def score_test(test: Test, report: Report) -> dict[str, ClassificationScore]:
     return scores
 
 
-def predict_labels(classifier: SequenceClassifier, examples: Examples, report: Report) -> npt.NDArray[np.int64]:
+def predict_labels(classifier: TaskModel, examples: Examples, report: Report) -> npt.NDArray[np.int64]:
     """The likeliest label number of each example, (n,). Examples of like length go together, to spare padding."""
     device = classifier.score.weight.device
     predicted = np.empty(len(examples), dtype=np.int64)
@@ -205,7 +212,7 @@ def predict_labels(classifier: SequenceClassifier, examples: Examples, report: R
         rows = order[start : start + max(1, BATCH_TOKENS // int(examples.lengths[order[start]]))]
         batch = make_batch(examples, rows.tolist(), pad_id=0)  # attention is causal: any padding will do
         with torch.inference_mode():
-            logits, _ = classifier(torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.lengths).to(device))
+            logits, _ = classifier(*(torch.from_numpy(it).to(device) for it in (batch.ids, batch.lengths)))
         predicted[rows] = logits.argmax(dim=-1).cpu().numpy()
         start += len(rows)
         report(start, len(order))

@@ -16,32 +16,28 @@ import torch
 from torch import Tensor
 
 from gpt_core.artifact import write_json
-from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import SequenceClassifier
-from gpt_core.model.hf import save_classifier
-from gpt_core.model.start import load_with_padding
+from gpt_core.model.heads import TaskModel
+from gpt_core.model.hf import save_task_model
+from gpt_core.model.hf_config import LANGUAGE_MODEL, read_config
+from gpt_core.model.start import load_for_task
+from gpt_core.model.trainable import freeze, thaw
 from gpt_core.recipe import Finetune
-from gpt_core.tokenizer.tokenizer import Tokenizer, write_classifier_tokenizer
+from gpt_core.tasks.batches import epoch_batches, make_batch, share_of
+from gpt_core.tasks.labelled import read_splits
+from gpt_core.tasks.sequences import Examples, encode_rows
+from gpt_core.tasks.spec import TaskSpec
+from gpt_core.tasks.tokenizer import write_task_tokenizer
+from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.curves import Curves
 from gpt_core.training.engine import Engine
 from gpt_core.training.guard import Guard
 from gpt_core.training.loop import MicroBatch, StepFigures, train
-from gpt_core.training.objective import ClassificationObjective
+from gpt_core.training.objective import TaskObjective
 from gpt_core.training.schedule import Schedule
-from gpt_core.training.tasks import (
-    Examples,
-    draw_rows,
-    encode_split,
-    epoch_batches,
-    label_names,
-    make_batch,
-    read_labelled,
-    share_of,
-)
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, run_job
 from jobs.node_metrics import watch_node
-from jobs.tracking import MetricSink, metric_logger, register_classifier
+from jobs.tracking import MetricSink, metric_logger
 from jobs.zero import ZeroEngine, join_ranks, part_ranks
 
 MODEL_FOLDERS = {"pretrained": "model", "scratch": "scratch"}
@@ -54,9 +50,9 @@ class Splits:
     train: Examples
     validation: Examples
     steps: list[list[int]]  # the global batch of each step: numbers of training examples
-    names: list[str]
+    spec: TaskSpec
     settings: Finetune
-    pad_id: int
+    vocab_size: int  # the tokenizer's
     end_of_text_id: int
     rank: int
     world_size: int
@@ -81,18 +77,19 @@ class Splits:
     def counts(self, step: int) -> tuple[int, int]:
         """(examples, next-token targets) in the global batch of `step`."""
         rows = self.steps[step]
-        return len(rows), sum(len(self.train.ids[row]) - 1 for row in rows)
+        return len(rows), int(self.train.n_targets[rows].sum())
 
     def _cut(self, examples: Examples, rows: list[int], *, size: int) -> Iterator[MicroBatch]:
         part = share_of(self.rank, self.world_size, rows, size=size)
         for start in range(0, len(part), self.micro_batch):
-            batch = make_batch(examples, part[start : start + self.micro_batch], pad_id=self.pad_id)
+            assert self.spec.marks is not None
+            batch = make_batch(examples, part[start : start + self.micro_batch], pad_id=self.spec.marks.pad)
             arrays = (batch.ids, batch.lengths, batch.targets, batch.labels)
             yield MicroBatch(tuple(map(torch.from_numpy, arrays)))
 
 
 def make(job: Job) -> Outcome:
-    """The classifier, and the same one from scratch, are trained, exported and registered."""
+    """The classifier, and the same one from scratch, are trained and exported."""
     settings = job.recipe.finetune
     assert settings is not None
     rank, world_size = join_ranks(job.recipe.cluster.train)
@@ -107,29 +104,27 @@ def make(job: Job) -> Outcome:
             weights = _tune(job, model, splits, curves[start], report)
             if rank == 0:
                 model = _make_classifier(pretrained, splits)  # a new one: ZeRO 3 leaves the other without weights
-                model.load_state_dict({name.removeprefix("classifier."): value for name, value in weights.items()})
+                thaw(model, {name.removeprefix("model."): value for name, value in weights.items()})
                 _export(model, job.output / MODEL_FOLDERS[start], splits, tokenizer_folder=pretrained)
     return _finish(job, splits, curves, model) if rank == 0 else Outcome([])
 
 
 def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, world_size: int) -> Splits:
-    read = partial(read_labelled, text_field=settings.text_fields[0], label_field=settings.label_field)
-    train_rows, validation_rows = read(Path(settings.train)), read(Path(settings.validation or settings.train))
-    names = label_names(train_rows)
+    rows = read_splits(settings)
     tokenizer = Tokenizer.load(pretrained)
-    decoder = load_with_padding(pretrained)
-    encode = partial(encode_split, tokenizer=tokenizer, names=names, max_tokens=_max_tokens(settings, decoder))
-    pad_id = decoder.config.pad_id
-    assert pad_id is not None, decoder.config
-    train_split = encode(draw_rows(train_rows, settings.max_examples, seed=settings.seed))
+    config, _ = read_config(pretrained, LANGUAGE_MODEL)
+    max_tokens = settings.max_tokens or config.context_length
+    spec = TaskSpec.of_recipe(settings, rows.labels, max_tokens=max_tokens, vocab_size=tokenizer.vocab_size)
+    encode = partial(encode_rows, tokenizer=tokenizer, spec=spec)
+    train_split = encode(rows.train)
     cut = partial(epoch_batches, train_split.lengths, batch_sequences=settings.batch_sequences, seed=settings.seed)
     return Splits(
         train=train_split,
         steps=[rows for epoch in range(settings.epochs) for rows in cut(epoch=epoch)],
-        validation=encode(validation_rows),
-        names=names,
+        validation=encode(rows.validation),
+        spec=spec,
         settings=settings,
-        pad_id=pad_id,
+        vocab_size=tokenizer.vocab_size,
         end_of_text_id=tokenizer.end_of_text_id,
         rank=rank,
         world_size=world_size,
@@ -141,21 +136,23 @@ def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, w
     )
 
 
-def _max_tokens(settings: Finetune, decoder: Decoder) -> int:
-    return settings.max_tokens or decoder.config.context_length
-
-
-def _make_classifier(pretrained: Path, splits: Splits, *, from_scratch: bool = False) -> SequenceClassifier:
-    settings = splits.settings
-    decoder = load_with_padding(pretrained)
+def _make_classifier(pretrained: Path, splits: Splits, *, from_scratch: bool = False) -> TaskModel:
+    settings, spec = splits.settings, splits.spec
+    decoder = load_for_task(pretrained, splits.vocab_size, seed=settings.seed)
     if from_scratch:
         decoder.init_weights(settings.seed)
-    return SequenceClassifier(decoder, len(splits.names), settings.classifier_dropout, seed=settings.seed)
+    model = TaskModel(
+        decoder,
+        n_outputs=spec.n_outputs,
+        target=spec.target,
+        dropout=settings.classifier_dropout,
+        seed=settings.seed,
+    )
+    freeze(model, settings, spec.marks)
+    return model
 
 
-def _tune(
-    job: Job, model: SequenceClassifier, splits: Splits, curves: Curves, report: "partial[None]"
-) -> dict[str, Tensor]:
+def _tune(job: Job, model: TaskModel, splits: Splits, curves: Curves, report: "partial[None]") -> dict[str, Tensor]:
     """The weights of the epoch with the best validation accuracy, on rank 0; the first of equals."""
     settings = splits.settings
     steps = len(splits.steps)
@@ -167,7 +164,7 @@ def _tune(
         steps=steps,
     )
     model.decoder.activation_checkpointing = job.recipe.cluster.train.activation_checkpointing
-    objective = ClassificationObjective(model, settings.precision, with_language_model=settings.lm_weight > 0)
+    objective = TaskObjective(model, splits.spec, settings.precision, with_language_model=settings.lm_weight > 0)
     cluster = job.recipe.cluster.train.model_copy(update={"compile": False})  # every length would be compiled anew
     engine = ZeroEngine(objective, settings, cluster, micro_batch=splits.micro_batch)
 
@@ -196,7 +193,10 @@ def _tune(
 
 def _validate(engine: Engine, splits: Splits) -> float:
     """Accuracy on the validation split, on every rank."""
-    correct = sum(float(engine.predict(*batch.inputs)[2]) for batch in splits.of_validation())
+    correct = 0.0
+    for batch in splits.of_validation():
+        _, _, logits = engine.predict(*batch.inputs)
+        correct += float((logits.argmax(dim=-1).cpu() == batch.inputs[-1]).sum())
     return engine.sum_over_ranks([correct])[0] / len(splits.validation)
 
 
@@ -218,24 +218,17 @@ def _report(
     job.report(runs_done * a_run + done, runs * a_run, "examples", **measures)
 
 
-def _export(model: SequenceClassifier, folder: Path, splits: Splits, *, tokenizer_folder: Path) -> None:
+def _export(model: TaskModel, folder: Path, splits: Splits, *, tokenizer_folder: Path) -> None:
     """The classifier in Hugging Face layout, with a tokenizer that adds its start and extract tokens."""
     folder.mkdir()
-    save_classifier(model, folder, splits.names, end_of_text_id=splits.end_of_text_id)
-    write_classifier_tokenizer(tokenizer_folder, folder, model_max_length=_max_tokens(splits.settings, model.decoder))
+    save_task_model(model, folder, splits.spec, end_of_text_id=splits.end_of_text_id)
+    write_task_tokenizer(tokenizer_folder, folder, splits.spec)
 
 
-def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: SequenceClassifier) -> Outcome:
-    """The classifier is registered; the outcome names what was made."""
+def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: TaskModel) -> Outcome:
+    """The outcome names what was made."""
     folders = [job.output / MODEL_FOLDERS[start] for start in curves]
     curves_file = write_json(job.output / "curves.json", {start: curve.thinned() for start, curve in curves.items()})
-    settings = splits.settings
-    rows = read_labelled(
-        Path(settings.validation or settings.train),
-        text_field=settings.text_fields[0],
-        label_field=settings.label_field,
-    )
-    register_classifier(job.recipe, folders[0], [row.text for row in rows[:2]])
     tuned = curves["pretrained"]
     figures = {"train_loss": tuned.last("train_loss"), "validation_accuracy": _best(tuned)}
     if "scratch" in curves:
@@ -247,7 +240,7 @@ def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: Seque
             "steps": int(tuned.series["learning_rate"][-1][0]),
             "train_examples": len(splits.train),
             "validation_examples": len(splits.validation),
-            "labels": len(splits.names),
+            "labels": len(splits.spec.labels),
         },
         figures=figures,
         engines=("deepspeed", "torch"),

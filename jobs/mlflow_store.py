@@ -1,5 +1,6 @@
 """MLflow as gptmill uses it: one store, explicit run ids, no active run. The only mlflow import beside the served
-model's; jobs/tracking.py, which callers know, imports it only where a run is tracked (mlflow takes two seconds).
+models'; jobs/tracking.py and jobs/registry.py, which callers know, import it only where a run is tracked (mlflow takes
+two seconds).
 """
 
 import contextlib
@@ -9,10 +10,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
-import pandas as pd
 import requests
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
@@ -37,6 +37,9 @@ from jobs.run_records import (
     RegisteredVersion,
     batches,
 )
+
+if TYPE_CHECKING:
+    from jobs.served_models import ServedModel
 
 GONE = "RESOURCE_DOES_NOT_EXIST"
 HOPELESS = frozenset(  # answers that another try would not change
@@ -258,22 +261,18 @@ class Store:
         """The run has the figure among its artifacts, as the PNG `plots/name.png`."""
         self.client.log_figure(run_id, figure, f"plots/{name}.png", save_kwargs={"dpi": 144})
 
-    def register_classifier(
-        self,
-        folder: Path,
-        *,
-        run_id: str,
-        name: str,
-        alias: str,
-        tags: Mapping[str, str],
-        max_tokens: int,
-        example_texts: Sequence[str],
-    ) -> str:
-        """The classifier in `folder` is logged as code, gpt_core beside it, and is the version of `name` at `alias`.
+    def version_tagged(self, name: str, tag: str, value: str) -> str | None:
+        """The number of the latest version of `name` with this tag."""
+        found = self.client.search_model_versions(f"name = '{name}' and tags.`{tag}` = '{value}'")
+        return max((str(each.version) for each in found), key=int, default=None)
 
-        Nothing is pickled. Returns the version's number.
+    def log_version(
+        self, served: "ServedModel", run_id: str, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]
+    ) -> str:
+        """The model is logged in the run as code, gpt_core beside it, and is a new version of `name`; returns its
+        number. Nothing is pickled.
         """
-        from jobs import served_classifier  # brings torch
+        from jobs.served_models import requirements  # brings torch
 
         assert gpt_core.__file__ is not None
         # Model.log takes neither a client nor the run's experiment: without these the model lies in experiment 0.
@@ -281,25 +280,37 @@ class Store:
         with environment(ambient):
             info = Model.log(
                 artifact_path=None,
-                name="classifier",
+                name=name,
                 flavor=mlflow.pyfunc,
                 run_id=run_id,
-                registered_model_name=name,
-                python_model=served_classifier.__file__,
-                artifacts={served_classifier.ARTIFACT: str(folder)},
+                tags=dict(tags),
+                python_model=str(served.code),
+                artifacts={served.artifact: str(served.folder)},
                 code_paths=[str(Path(gpt_core.__file__).parent)],
-                model_config={"max_tokens": max_tokens},
-                signature=served_classifier.signature(),
-                input_example=pd.DataFrame({"text": list(example_texts)}),
-                pip_requirements=served_classifier.requirements(),
+                model_config=dict(served.config),
+                signature=served.signature,
+                input_example=served.example,
+                pip_requirements=requirements(),
             )
-        version = str(info.registered_model_version)
-        made = self.client.get_run(run_id).data.tags.get("gptmill.fingerprint")
-        for key, value in {**tags, **({"gptmill.fingerprint": made} if made else {})}.items():
-            self.client.set_model_version_tag(name, version, key, value)
-        self.client.set_registered_model_alias(name, alias, version)
-        self.tag(run_id, {"gptmill.registered_model": f"models:/{name}/{version}"})
-        return version
+            version = mlflow.register_model(info.model_uri, name, tags=dict(tags))
+        now = int(time.time() * 1000)
+        points = [Metric(key, value, now, 0, model_id=info.model_id) for key, value in metrics.items()]
+        self.client.log_batch(run_id, metrics=points)
+        return str(version.version)
+
+    def tell_version(self, name: str, number: str, tags: Mapping[str, str], description: str) -> None:
+        """The version has the tags and the description."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, number, key, value)
+        self.client.update_model_version(name, number, description)
+
+    def describe_model(self, name: str, description: str) -> None:
+        """The registered model has the description."""
+        self.client.update_registered_model(name, description)
+
+    def point(self, name: str, alias: str, number: str) -> None:
+        """The alias leads to the version."""
+        self.client.set_registered_model_alias(name, alias, number)
 
     # ----------------------------------------------------------------------------- reading, for `gptmill lineage`
 

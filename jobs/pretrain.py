@@ -22,7 +22,7 @@ from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import PreemptedError
 from gpt_core.fingerprint import fingerprint
-from gpt_core.model.config import DecoderConfig
+from gpt_core.model.config import IGNORED, DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_language_model
 from gpt_core.model.start import start_decoder
@@ -36,7 +36,6 @@ from gpt_core.training.loop import MicroBatch, StepFigures, train
 from gpt_core.training.objective import LanguageObjective
 from gpt_core.training.prefetch import Prefetch
 from gpt_core.training.schedule import Schedule
-from gpt_core.training.tasks import IGNORED
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, read_identity, run_job
 from jobs.node_metrics import watch_node

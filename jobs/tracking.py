@@ -1,9 +1,9 @@
 """MLflow for jobs, and where its store is. What the runner records is in jobs/pipeline_run.py, what it asks before that
 in jobs/tracking_check.py.
 
-A job calls `metric_logger`, `watch_node` (jobs/node_metrics.py) and `register_classifier`, which do nothing unless
-the runner named a run in GPTMILL_MLFLOW_RUN_ID. A store that goes away costs a warning, never the job. Importing this
-module does not import mlflow.
+A job calls `metric_logger`, `watch_node` (jobs/node_metrics.py) and `register_models` (jobs/registry.py), which do
+nothing unless the runner named a run in GPTMILL_MLFLOW_RUN_ID. A store that goes away costs a warning, never the job.
+Importing this module does not import mlflow.
 
 The store is `tracking.uri`, else the environment's MLFLOW_TRACKING_URI (`mlflow run` sets it), else
 `{workspace}/mlflow.db` with artifacts in `{workspace}/mlartifacts`. Credentials come from the environment alone, and
@@ -14,14 +14,13 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from gpt_core.recipe import Recipe
 from gpt_core.store_uri import without_secrets
-from jobs.environment import environment
 from jobs.metric_queue import Item, MetricQueue, Note, Point, reason_of
 from jobs.run_records import cut_tag, store_name
 
@@ -35,6 +34,7 @@ IMPATIENCE = {RETRIES: "1", TIMEOUT_SECONDS: "10"}  # once more, at once: a serv
 OF_JOBS = {RETRIES: "0", TIMEOUT_SECONDS: "30"}  # the queue of a job's metrics tries again by itself
 PATIENCE = {RETRIES: "7", TIMEOUT_SECONDS: "120"}  # MLflow's own: four minutes, for what is sent once
 SERVERS = ("http://", "https://")
+CHAMPION = "champion"  # the alias of the best version of a registered model
 
 logger = logging.getLogger("gptmill")
 
@@ -112,32 +112,14 @@ def metric_logger(recipe: Recipe) -> MetricSink:
     return MetricQueue(send)
 
 
-def register_classifier(recipe: Recipe, folder: Path, example_texts: Sequence[str]) -> str | None:
-    """The classifier in `folder` (Hugging Face layout with tokenizer.json) is a version of the registered model.
-
-    The version carries `tracking.alias`. Returns its number, or None: without GPTMILL_MLFLOW_RUN_ID, on every rank
-    but 0, and where the store failed, which is warned of.
-    """
-    run_id = watched_run("RANK")
-    version = None
-    if run_id is not None:
-        assert recipe.finetune is not None
-        with recording(f"the classifier in {folder}"), environment(PATIENCE):
-            version = open_store(recipe).register_classifier(
-                folder,
-                run_id=run_id,
-                name=registered_model(recipe),
-                alias=recipe.tracking.alias,
-                tags={"gptmill.recipe": recipe.name, "gptmill.output": str(folder.parent)},
-                max_tokens=recipe.finetune.max_tokens or recipe.model.context_length,
-                example_texts=example_texts,
-            )
-    return version
-
-
 def registered_model(recipe: Recipe) -> str:
-    """The name in the model registry that the recipe's classifier gets."""
+    """The name in the model registry that the recipe's fine-tuned model gets."""
     return recipe.tracking.registered_model or f"{recipe.name}-classifier"
+
+
+def registered_language_model(recipe: Recipe) -> str:
+    """The name in the model registry that the recipe's pre-trained model gets."""
+    return recipe.tracking.registered_language_model or f"{recipe.name}-language-model"
 
 
 class _NoMetrics:

@@ -16,11 +16,13 @@ from gpt_core.store_uri import tracking_uri_problem, without_secrets
 from jobs.environment import environment
 from jobs.metric_queue import reason_of
 from jobs.tracking import (
+    CHAMPION,
     IMPATIENCE,
     SERVERS,
     TRACKING_URI,
     find_experiment,
     open_store,
+    registered_language_model,
     registered_model,
     tracking_uri,
 )
@@ -49,10 +51,17 @@ def check_tracking(recipe: Recipe) -> None:
         location = store.artifact_location(experiment_id)
         with worded(recipe, act=f"write artifacts to {without_secrets(location)}", way_out=_artifacts_need(location)):
             store.try_artifacts(location)
-        if recipe.finetune is not None and uri.startswith(SERVERS):  # a database lets everybody
-            name = registered_model(recipe)
-            with worded(recipe, field="tracking.registered_model", act=f"register {name!r}", way_out=ask):
+        for field, name in _registered_names(recipe) if uri.startswith(SERVERS) else ():  # a database lets everybody
+            with worded(recipe, field=field, act=f"register {name!r}", way_out=ask):
                 store.try_registration(name)
+
+
+def _registered_names(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(field, name) of each model that the recipe registers."""
+    if recipe.finetune is not None:
+        yield "tracking.registered_model", registered_model(recipe)
+    if recipe.corpus is not None:
+        yield "tracking.registered_language_model", registered_language_model(recipe)
 
 
 def _check_alias(alias: str) -> None:
@@ -60,6 +69,8 @@ def _check_alias(alias: str) -> None:
         raise UserError(
             f"tracking.alias: {alias!r} is no alias for MLflow; use letters, digits, - and _, not v9 or latest"
         )
+    if alias == CHAMPION:
+        raise UserError(f"tracking.alias: {alias!r} is the best version's, which gptmill finds; name another")
 
 
 def _artifacts_need(location: str) -> str:

@@ -177,14 +177,15 @@ class ZeroEngine:
         torch.distributed.barrier()
 
     def weights(self) -> dict[str, Tensor]:
-        module = self._engine.module
+        named = self._engine.module.named_parameters()
+        learning = {name: value for name, value in named if value.requires_grad}
         if self._precision == "bf16":
-            exact = {name: safe_get_full_fp32_param(value) for name, value in module.named_parameters()}
+            exact = {name: safe_get_full_fp32_param(value) for name, value in learning.items()}
             return {} if self.rank else {name: value.cpu().clone() for name, value in exact.items()}
-        with deepspeed.zero.GatheredParameters(list(module.parameters()), enabled=self._stage == 3):
+        with deepspeed.zero.GatheredParameters(list(learning.values()), enabled=self._stage == 3):
             if self.rank:
                 return {}
-            return {name: value.detach().float().cpu().clone() for name, value in module.state_dict().items()}
+            return {name: value.detach().float().cpu().clone() for name, value in learning.items()}
 
     def gather(self, value: Json) -> list[Json]:
         values: list[Json] = [None] * self.world_size

@@ -65,18 +65,10 @@ def check_tokenizer(recipe: Recipe) -> None:
 
 def check_labels(recipe: Recipe) -> None:
     """Every labelled row can be read and training saw its label. Raises InputError with file and line."""
-    from gpt_core.training.tasks import label_names, read_labelled, require_known_labels  # numpy, tokenizers
+    from gpt_core.tasks.labelled import read_splits  # numpy
 
-    settings = recipe.finetune
-    if settings is None:
-        return
-    train, *others = (
-        read_labelled(Path(path), text_field=settings.text_fields[0], label_field=settings.label_field)
-        for path in (settings.train, settings.validation or settings.train, settings.test)
-    )
-    names = label_names(train)
-    for rows in others:
-        require_known_labels(rows, names)
+    if recipe.finetune is not None:
+        read_splits(recipe.finetune)
 
 
 def require_shards(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:

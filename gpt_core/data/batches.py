@@ -237,9 +237,9 @@ class ValidationWindows:
     def __len__(self) -> int:
         return self._count
 
-    def take(self, numbers: Sequence[int]) -> npt.NDArray[np.int64]:
+    def take(self, numbers: Sequence[int] | Numbers) -> npt.NDArray[np.int64]:
         """The windows with these numbers, (B, T + 1)."""
-        windows = np.array(numbers, dtype=np.int64) * self._all // self._count
+        windows = np.asarray(numbers, dtype=np.int64) * self._all // self._count
         ids = np.empty((len(windows), self.context_length + 1), dtype=np.int64)
         self.shards.gather(windows * self.context_length, self.context_length + 1, ids)
         return ids

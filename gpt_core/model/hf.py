@@ -1,13 +1,13 @@
 """Models on disk, in Hugging Face's layout: config.json and model.safetensors, which transformers loads as they are.
 
-Language models are OpenAIGPTLMHeadModel, GPT2LMHeadModel and Qwen3ForCausalLM, classifiers the same three's
-ForSequenceClassification; their logits equal ours. Loading is strict: every tensor has its place and its shape, and
-a config that means another computation than the decoder's is refused. A stored output must equal the embedding that
-it is tied to. Weights are stored in fp32 and nothing is ever unpickled. The tokenizer's files beside them are the
-caller's concern.
+Language models are OpenAIGPTLMHeadModel, GPT2LMHeadModel and Qwen3ForCausalLM, task models the same three's
+ForSequenceClassification, with a task.json beside; their logits equal ours. Loading is strict: every tensor has its
+place and its shape, and a config that means another computation than the decoder's is refused. A stored output must
+equal the embedding that it is tied to. Weights are stored in fp32 and nothing is ever unpickled. The tokenizer's files
+beside them are the caller's concern.
 
-transformers pools a classifier at the rightmost token that is not `pad_token_id`. Ours is pooled at an end-of-text
-token, so padding has an id of its own: `DecoderConfig.pad_id`.
+transformers pools a classifier at the rightmost token that is not `pad_token_id`, so padding has an id of its own:
+`DecoderConfig.pad_id`.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,17 @@ from gpt_core.errors import InputError
 from gpt_core.fingerprint import Json
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import SequenceClassifier
+from gpt_core.model.heads import TaskModel
 from gpt_core.model.hf_config import CLASSIFIER, CONFIG, LANGUAGE_MODEL, WEIGHTS, config_fields, read_config
 from gpt_core.model.hf_layout import OUTPUT, SCORE, stored_names, stored_tensors
+from gpt_core.tasks.spec import TASK, Target, TaskSpec
+
+PROBLEM_TYPE: dict[Target, Json] = {
+    "class": "single_label_classification",
+    "classes": "multi_label_classification",
+    "number": "regression",
+    "choice": "regression",
+}
 
 
 def save_language_model(decoder: Decoder, folder: Path, *, end_of_text_id: int | None = None) -> list[Path]:
@@ -38,21 +46,28 @@ def save_language_model(decoder: Decoder, folder: Path, *, end_of_text_id: int |
     return _save(folder, fields, _split(decoder))
 
 
-def save_classifier(
-    classifier: SequenceClassifier, folder: Path, labels: list[str], *, end_of_text_id: int | None = None
+def save_task_model(
+    model: TaskModel | Decoder, folder: Path, spec: TaskSpec, *, end_of_text_id: int | None = None
 ) -> list[Path]:
-    """`folder` holds the classifier, whose class i is called `labels[i]`; both files are returned."""
-    if len(labels) != classifier.score.out_features:
-        raise ValueError(f"{len(labels)} labels for {classifier.score.out_features} classes")
-    decoder = classifier.decoder
-    fields: dict[str, Json] = {"architectures": [CLASSIFIER[decoder.config.architecture]]}
-    fields |= config_fields(decoder.config, end_of_text_id=end_of_text_id)
+    """`folder` holds the model and its task: a sequence classifier, of text a language model; all files are returned.
+
+    A number and the score of a choice are a regression. How the sequences of an example combine, task.json says alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, Decoder):
+        return [*save_language_model(model, folder, end_of_text_id=end_of_text_id), spec.write(folder)]
+    if spec.n_outputs != model.score.out_features:
+        raise ValueError(f"{spec.n_outputs} outputs of the task for {model.score.out_features} of the model")
+    names = dict(enumerate(spec.labels or ("LABEL_0",)))
+    fields: dict[str, Json] = {"architectures": [CLASSIFIER[model.decoder.config.architecture]]}
+    fields |= config_fields(model.decoder.config, end_of_text_id=end_of_text_id)
     fields |= {
-        "problem_type": "single_label_classification",
-        "id2label": {str(index): label for index, label in enumerate(labels)},
-        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": PROBLEM_TYPE[spec.target],
+        "id2label": {str(index): name for index, name in names.items()},
+        "label2id": {name: index for index, name in names.items()},
     }
-    return _save(folder, fields, _split(decoder) | {SCORE: classifier.score.weight.detach()})
+    stored = _split(model.decoder) | {SCORE: model.score.weight.detach()}
+    return [*_save(folder, fields, stored), spec.write(folder)]
 
 
 def load_decoder(folder: Path) -> Decoder:
@@ -67,20 +82,24 @@ def load_decoder(folder: Path) -> Decoder:
     return decoder
 
 
-def load_classifier(folder: Path) -> tuple[SequenceClassifier, list[str]]:
-    """The classifier in `folder`, without dropout before its score, and its labels. Raises as `load_decoder`."""
+def load_task_model(folder: Path) -> tuple[TaskModel | Decoder, TaskSpec]:
+    """The fine-tuned model in `folder`, without dropout before its score, and its task. Raises as `load_decoder`."""
+    spec = TaskSpec.read(folder)
+    if spec.target == "text":
+        return load_decoder(folder), spec
     config, fields = read_config(folder, CLASSIFIER)
-    names = fields.get("id2label")
-    if not isinstance(names, dict) or list(names) != [str(index) for index in range(len(names))]:
-        raise InputError(f"{folder / CONFIG}: id2label does not number the labels from 0; give {{'0': ..., '1': ...}}")
-    labels = [str(name) for name in names.values()]
-    classifier = SequenceClassifier(Decoder(config), len(labels), dropout=0.0)
-    expected = _split(classifier.decoder) | {SCORE: classifier.score.weight.detach()}
+    names = {str(index): name for index, name in enumerate(spec.labels)}
+    if spec.labels and fields.get("id2label") != names:
+        raise InputError(
+            f"{folder / CONFIG}: id2label is {fields.get('id2label')!r}, not {names!r} as its {TASK} has it"
+        )
+    model = TaskModel(Decoder(config), n_outputs=spec.n_outputs, target=spec.target, dropout=0.0)
+    expected = _split(model.decoder) | {SCORE: model.score.weight.detach()}
     stored = _read_tensors(folder / WEIGHTS, config, expected)
-    _join(classifier.decoder, stored)
+    _join(model.decoder, stored)
     with torch.no_grad():
-        classifier.score.weight.copy_(stored[SCORE])
-    return classifier, labels
+        model.score.weight.copy_(stored[SCORE])
+    return model, spec
 
 
 def _split(decoder: Decoder) -> dict[str, Tensor]:

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from gpt_core import recipe
 from gpt_core.errors import UserError
-from gpt_core.model.config import DecoderConfig
+from gpt_core.model.config import INIT_STD, DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import load_decoder
 from gpt_core.model.hf_config import require_shape
+from gpt_core.tasks.spec import Marks
 
 
 def start_decoder(model: recipe.Model, *, vocab_size: int, init_from: str | None, seed: int) -> Decoder:
@@ -36,19 +37,26 @@ def start_decoder(model: recipe.Model, *, vocab_size: int, init_from: str | None
     return _make(replace(stored, dropout=model.dropout, pad_id=pad_id), load_decoder(folder).state_dict())
 
 
-def load_with_padding(folder: Path) -> Decoder:
-    """The decoder in `folder`, where classification can pad: without a row for it, it has one more.
+def load_for_task(folder: Path, tokenizer_vocab_size: int, *, seed: int = 0) -> Decoder:
+    """The decoder in `folder` with a row for each of the marks behind the tokenizer's tokens; `pad_id` is the last's.
 
-    That is the mean of the others, whose logit is therefore the mean logit: zeros would outweigh a model whose logits
-    are far below, as GPT-2's are. Raises as `load_decoder`.
+    Rows that the model has beyond those tokens are taken as they are. A new one is the mean of the tokens' rows, plus
+    normal(0, 0.02) by `seed`: its logit is near their mean, where a random row's would outweigh a model whose logits
+    are far below 0, as GPT-2's are. Raises as `load_decoder`, and UserError for fewer rows than tokens.
     """
     decoder = load_decoder(folder)
-    if decoder.config.pad_id is not None:
-        return decoder
     state = decoder.state_dict()
     rows = state["embedding.weight"]
-    state["embedding.weight"] = torch.cat((rows, rows.mean(dim=0, keepdim=True)))
-    return _make(replace(decoder.config, vocab_size=len(rows) + 1, pad_id=len(rows)), state)
+    if len(rows) < tokenizer_vocab_size:
+        raise UserError(
+            f"{folder}: {len(rows)} rows of the vocabulary are fewer than the {tokenizer_vocab_size} tokens of the "
+            "tokenizer beside it; give the folder of a model with its own tokenizer"
+        )
+    pad_id = Marks.behind(tokenizer_vocab_size).pad
+    lacking = max(0, pad_id + 1 - len(rows))
+    new = torch.empty(lacking, rows.size(1)).normal_(0.0, INIT_STD, generator=torch.Generator().manual_seed(seed))
+    state["embedding.weight"] = torch.cat((rows, rows[:tokenizer_vocab_size].mean(dim=0) + new))
+    return _make(replace(decoder.config, vocab_size=len(rows) + lacking, pad_id=pad_id), state)
 
 
 def _make(config: DecoderConfig, state: dict[str, Tensor]) -> Decoder:

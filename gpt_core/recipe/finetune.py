@@ -135,6 +135,10 @@ class Finetune(Optimization):
                 f"finetune.lm_coefficient={self.lm_coefficient:g} is not for finetune.task=completion, which is "
                 "language modelling; leave it out"
             )
+        if self.task == "completion" and self.trainable == "head":
+            raise ValueError(
+                "finetune.trainable=head is not for finetune.task=completion, which has no head; take all, last_n or lora"
+            )
         weighted = self.labels == "class" and self.task not in ("multiple_choice", "completion")
         if self.class_weights != "none" and not weighted:
             raise ValueError(

@@ -115,7 +115,8 @@ def headline_value(target: Target, labels: Values, outputs: Values) -> float:
 def headline_terms(target: Target, labels: Values, outputs: Values) -> Floats:
     """(n, k): what each example adds to the sums that the headline is a function of."""
     if target in ("class", "choice"):
-        return (outputs.argmax(axis=1) == labels).astype(np.float64)[:, None] * [1.0, 0.0] + [0.0, 1.0]
+        hits = (outputs.argmax(axis=1) == labels).astype(np.float64)
+        return np.stack([hits, np.ones_like(hits)], axis=1)
     if target == "classes":
         truth, guess = labels > 0, outputs > 0  # a probability above 1/2
         return np.stack([truth & guess, truth, guess], axis=1).reshape(len(labels), -1).astype(np.float64)

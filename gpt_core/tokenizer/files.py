@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 TOKENIZER, CONFIG = "tokenizer.json", "tokenizer_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"  # GPT-2's pair
 
 
@@ -18,6 +19,12 @@ def existing_files(path: Path) -> list[Path]:
     if (path / TOKENIZER).is_file() or not any(file.is_file() for file in pair):
         return [path / TOKENIZER]
     return pair
+
+
+def model_tokenizer_files(folder: Path) -> list[Path]:
+    """The files in a model's folder that say its tokenizer: `existing_files`, and those that name special tokens."""
+    naming = [folder / name for name in (CONFIG, SPECIAL_TOKENS)]
+    return [*existing_files(folder), *(file for file in naming if file.is_file())]
 
 
 def count_ids(path: Path) -> int | None:

@@ -28,8 +28,6 @@ from gpt_core.tokenizer.alphabet import BYTE_OF
 from gpt_core.tokenizer.files import CONFIG, TOKENIZER
 from gpt_core.tokenizer.pretokenize import PreTokenizer, build_pre_tokenizer
 
-PADDING = "<|padding|>"
-
 
 class Tokenizer:
     """Text to token ids and back. Immutable; made by `load`, train.train_tokenizer or existing.adopt_tokenizer."""
@@ -71,7 +69,7 @@ class Tokenizer:
             serialized = file.read_bytes()
         except OSError as error:
             raise ArtifactError(f"{file}: cannot be read: {error.strerror}; run the stage tokenizer again") from None
-        return cls(serialized, origin=str(file), end_of_text=_read_end_of_text(file.with_name(CONFIG)))
+        return cls(serialized, origin=str(file), end_of_text=read_end_of_text(file.with_name(CONFIG)))
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without any special token."""
@@ -121,10 +119,13 @@ class Tokenizer:
             return bytes(BYTE_OF[character] for character in token)
         return token.encode("utf-8")
 
-    def save(self, folder: Path) -> list[Path]:
-        """`folder` holds the tokenizer's two files, which are returned; AutoTokenizer.from_pretrained loads it."""
+    def save(self, folder: Path, *, model_max_length: int | None = None) -> list[Path]:
+        """`folder` holds the tokenizer's two files, which are returned; AutoTokenizer.from_pretrained loads it.
+
+        `model_max_length` (tokens) is what transformers truncates to when it is asked to truncate.
+        """
         write_atomically(folder / TOKENIZER, self.serialized.decode("utf-8"))
-        _write_config(folder, self.end_of_text, model_max_length=None)
+        write_config(folder, self.end_of_text, model_max_length=model_max_length)
         return [folder / TOKENIZER, folder / CONFIG]
 
 
@@ -188,41 +189,11 @@ def copy_tokenizer(source: Path, target: Path, *, model_max_length: int | None =
     tokenizer = Tokenizer.load(source)
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / TOKENIZER, target / TOKENIZER)
-    _write_config(target, tokenizer.end_of_text, model_max_length=model_max_length)
+    write_config(target, tokenizer.end_of_text, model_max_length=model_max_length)
     return [target / TOKENIZER, target / CONFIG]
 
 
-def write_classifier_tokenizer(source: Path, target: Path, *, model_max_length: int | None = None) -> list[Path]:
-    """As copy_tokenizer, but AutoTokenizer puts the end-of-text token before and after a text.
-
-    They are the start and the extract token of Radford et al. 2018, section 3.3. A pair of texts has the token
-    between them too. `Tokenizer.encode` still adds nothing. Padding is a token of its own with the first free id,
-    the model's `pad_token_id`: transformers pools a classifier at the rightmost token that is not padding, and that
-    must be the extract token.
-    """
-    tokenizer = Tokenizer.load(source)
-    tree = json.loads(tokenizer.serialized)
-    mark = {"SpecialToken": {"id": tokenizer.end_of_text, "type_id": 0}}
-    first = {"Sequence": {"id": "A", "type_id": 0}}
-    second = {"Sequence": {"id": "B", "type_id": 0}}
-    entry = {"id": tokenizer.end_of_text, "ids": [tokenizer.end_of_text_id], "tokens": [tokenizer.end_of_text]}
-    tree["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [mark, first, mark],
-        "pair": [mark, first, mark, second, mark],
-        "special_tokens": {tokenizer.end_of_text: entry},
-    }
-    padding = PADDING
-    while padding in tokenizer.vocabulary:
-        padding = f"<{padding}>"
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    tree["added_tokens"].append({"id": tokenizer.vocab_size, "content": padding, **flags, "special": True})
-    write_atomically(target / TOKENIZER, serialize(tree, origin=str(source)).decode("utf-8"))
-    _write_config(target, tokenizer.end_of_text, model_max_length=model_max_length, padding=padding)
-    return [target / TOKENIZER, target / CONFIG]
-
-
-def _read_end_of_text(config: Path) -> str | None:
+def read_end_of_text(config: Path) -> str | None:
     """The eos_token that tokenizer_config.json names, if it does."""
     try:
         tree = json.loads(config.read_bytes())
@@ -235,7 +206,7 @@ def _read_end_of_text(config: Path) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _write_config(folder: Path, end_of_text: str, *, model_max_length: int | None, padding: str | None = None) -> None:
+def write_config(folder: Path, end_of_text: str, *, model_max_length: int | None, padding: str | None = None) -> None:
     """What AutoTokenizer reads beside tokenizer.json. `split_special_tokens` keeps a literal mark plain text."""
     config: dict[str, Json] = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # the name that transformers 4 and 5 both know

@@ -49,7 +49,7 @@ class Engine(Protocol):
         """Every rank has come here."""
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights of the model in fp32 on the CPU, gathered, on rank 0; elsewhere empty. Every rank must call."""
+        """All weights that learn, in fp32 on the CPU, gathered, on rank 0; elsewhere empty. Every rank must call."""
 
     def gather(self, value: Json) -> list[Json]:
         """Every rank's value, in the order of the ranks, on rank 0; elsewhere empty. Every rank must call."""

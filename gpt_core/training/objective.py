@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt_core.model.config import IGNORED
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import LanguageModel, SequenceClassifier, token_cross_entropy
-from gpt_core.training.tasks import IGNORED
+from gpt_core.model.heads import LanguageModel, TaskModel, example_losses, token_cross_entropy
+from gpt_core.tasks.spec import TaskSpec
 
 Precision = Literal["fp32", "bf16", "autocast"]
 
@@ -39,24 +40,63 @@ class LanguageObjective(nn.Module):
         return losses
 
 
-class ClassificationObjective(nn.Module):
-    """L2 and L1, each summed, and which labels come out right (Radford et al. 2018, eq. 4 and 5)."""
+class TaskObjective(nn.Module):
+    """L2 and L1 of a task, each summed over examples, and what the model says (Radford et al. 2018, eq. 4 and 5)."""
 
-    def __init__(self, classifier: SequenceClassifier, precision: Precision, *, with_language_model: bool) -> None:
+    def __init__(
+        self,
+        model: TaskModel,
+        spec: TaskSpec,
+        precision: Precision,
+        *,
+        with_language_model: bool,
+        class_weights: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.model = model
         self.precision = precision
         self.with_language_model = with_language_model
+        self._target = spec.target
+        self._class_weights = class_weights  # no buffer: an engine that makes the module bf16 would round it
 
     def forward(self, ids: Tensor, lengths: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(L2, L1, correct): nats, nats and a count, scalars. `ids`, `targets` (B, T); `lengths`, `labels` (B,).
+        """(L2, L1, outputs): two fp32 scalars and the model's logits in fp32, without gradient.
 
-        Labels and targets of -100 count nothing. L1 is 0 where the language model is switched off.
+        `ids`, `targets` (B, S, T), `lengths` (B, S); `labels` of class and choice (B,) int64, of classes (B, n_outputs)
+        and of number (B,) float32. Targets and labels of -100, or NaN, count nothing. L2 is cross-entropy, weighted
+        by the true class where there are weights, or over an example's choices; of classes the mean of their binary
+        cross-entropies; of number the squared error. L1 is over all sequences, 0 where it is switched off.
         """
         with _products(ids.device, self.precision):
-            logits, hidden = self.classifier(ids, lengths)
-            weight = self.classifier.decoder.embedding.weight
+            logits, hidden = self.model(ids, lengths)
+            weight = self.model.decoder.embedding.weight
             lm_loss = token_cross_entropy(hidden, weight, targets) if self.with_language_model else hidden.new_zeros(())
-        loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-        correct = (logits.argmax(dim=-1) == labels).sum()
-        return loss, lm_loss.float(), correct
+        logits = logits.float()
+        return self._loss(logits, labels), lm_loss.float(), logits.detach()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self._target in ("class", "choice"):
+            weights = None if self._class_weights is None else self._class_weights.to(logits.device)
+            return F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORED, reduction="sum")
+        real = ~labels.isnan()
+        logits, labels = logits[real], labels[real]
+        if self._target == "number":
+            return F.mse_loss(logits, labels, reduction="sum")
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / self.model.score.out_features
+
+
+class CompletionObjective(nn.Module):
+    """L2 of completions, which is the likelihood of their tokens, with the forward pass of `TaskObjective`."""
+
+    def __init__(self, decoder: Decoder, precision: Precision) -> None:
+        super().__init__()
+        self.model = decoder
+        self.precision = precision
+
+    def forward(self, ids: Tensor, lengths: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002
+        """(L2, 0, outputs): nats of all targets that are not -100, and (B, 2), nats and targets of each example."""
+        B, S, T = ids.shape  # noqa: N806
+        with _products(ids.device, self.precision):
+            hidden = self.model(ids.view(B * S, T)).view(B, S, T, -1)
+            nats, outputs = example_losses(hidden, self.model.embedding.weight, targets)
+        return nats, torch.zeros_like(nats), outputs

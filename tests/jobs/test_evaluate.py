@@ -28,9 +28,7 @@ from gpt_core.tokenizer.tokenizer import (
     build_backend,
     close_vocabulary,
     copy_tokenizer,
-    write_classifier_tokenizer,
 )
-from gpt_core.training.tasks import encode_example
 from jobs import evaluate
 from jobs.job import Job, run_job
 
@@ -110,7 +108,6 @@ def stages(tmp_path: Path) -> Stages:
     for seed, name in enumerate(("model", "scratch")):
         classifier = SequenceClassifier(random_decoder(tokenizer, seed=2 + seed), 3, dropout=0.1, seed=seed)
         save_classifier(classifier, finetune / name, LABELS)
-        write_classifier_tokenizer(saved, finetune / name)
     write_rows(tmp_path / "train.jsonl", TRAIN)
     write_rows(tmp_path / "test.jsonl", TEST)
     inputs = {
@@ -190,7 +187,8 @@ def test_a_test_text_is_classified_as_if_it_stood_alone(stages: Stages, tmp_path
     for start, classifier in test.classifiers.items():
         confusion = np.zeros((3, 3), dtype=int)
         for text, label in TEST:
-            ids = encode_example(stages.tokenizer, text, T)
+            opening, _, extract, _ = range(stages.tokenizer.vocab_size, stages.tokenizer.vocab_size + 4)
+            ids = [opening, *stages.tokenizer.encode(text)[: T - 2], extract]
             logits, _ = classifier(torch.tensor([ids]), torch.tensor([len(ids)]))
             confusion[LABELS.index(label), int(logits.argmax())] += 1
         assert [list(row) for row in scores[start].confusion] == confusion.tolist()
@@ -208,7 +206,10 @@ def test_predictions_keep_the_order_of_the_examples_whatever_goes_together(
     test = evaluate.open_test(stages.inputs["finetune"], settings, stages.tokenizer, device=torch.device("cpu"))
     classifier = test.classifiers["pretrained"]
     predicted = evaluate.predict_labels(classifier, test.examples, ignore)
-    alone = [classifier(torch.tensor([ids]), torch.tensor([len(ids)]))[0].argmax().item() for ids in test.examples.ids]
+    alone = [
+        classifier(torch.tensor([ids]), torch.tensor([len(ids)]))[0].argmax().item()
+        for (ids,) in test.examples.sequences
+    ]
     assert len(set(alone)) > 1
     assert predicted.tolist() == alone
 

@@ -13,8 +13,11 @@ from gpt_core.artifact import Artifact
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import load_classifier, save_language_model
+from gpt_core.recipe_file import load_recipe
+from gpt_core.tasks.labelled import read_rows
+from gpt_core.tasks.sequences import encode_rows
+from gpt_core.tasks.spec import TaskSpec
 from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
-from gpt_core.training.tasks import encode_example, read_labelled
 from tiny_training import finish, make_recipe, make_tokenizer, start_training
 
 pytestmark = pytest.mark.train
@@ -80,14 +83,15 @@ def test_transformers_loads_the_classifier_and_agrees(tuned: Artifact) -> None:
     ours.eval()
     theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer, their_tokenizer = Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
-    recipe = json.loads((tuned.root / "recipe.json").read_text())
-    rows = read_labelled(Path(recipe["finetune"]["test"]), text_field="text", label_field="label")
-    padded = their_tokenizer(["the sea", *(row.text for row in rows[:3])], padding=True, return_tensors="pt")
+    settings = load_recipe(tuned.root / "recipe.json").finetune
+    assert settings is not None
+    rows = read_rows(Path(settings.test), settings)
+    padded = their_tokenizer(["the sea", *(row.texts[0] for row in rows[:3])], padding=True, return_tensors="pt")
     with torch.inference_mode():
         together = theirs(**padded).logits
     for index, row in enumerate(rows[:6]):
-        ids = encode_example(tokenizer, row.text, 32)
-        assert their_tokenizer(row.text)["input_ids"] == ids
+        ids = list(encode_rows([row], tokenizer, TaskSpec.read(folder)).sequences[0][0])
+        assert their_tokenizer(row.texts[0], truncation=True)["input_ids"] == ids
         with torch.inference_mode():
             expected = theirs(torch.tensor([ids])).logits
             logits, _ = ours(torch.tensor([ids]), torch.tensor([len(ids)]))

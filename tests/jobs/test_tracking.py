@@ -25,12 +25,12 @@ from gpt_core.fingerprint import Json
 from jobs import tracking
 from jobs.node_metrics import NodeWatch, watch_node
 from jobs.pipeline_run import open_pipeline_run
+from jobs.registry import register_models
 from jobs.run_records import datasets_of, flatten_parameters, metrics_of
 from jobs.tracking import (
     RUN_ID,
     metric_logger,
     page_command,
-    register_classifier,
     tracking_uri,
 )
 from jobs.tracking_check import check_tracking
@@ -89,12 +89,13 @@ def test_without_a_run_to_report_to_a_job_never_imports_mlflow(tmp_path: Path) -
 import sys
 from pathlib import Path
 from gpt_core.recipe import Recipe
-from jobs.tracking import metric_logger, page_command, register_classifier
+from jobs.registry import register_models
+from jobs.tracking import metric_logger, page_command
 recipe = Recipe.model_validate_json({recipe!r})
 log = metric_logger(recipe)
 log(1, {{"loss": 2.0}})
 log.close()
-assert register_classifier(recipe, Path("nowhere"), ["text"]) is None
+register_models(recipe, task_folder=Path("nowhere"), language_folder=Path("nowhere"), figures={{}})
 page_command(recipe)
 print(sorted({{"mlflow", "matplotlib", "torch", "pandas"}} & set(sys.modules)))
 """
@@ -103,11 +104,12 @@ print(sorted({{"mlflow", "matplotlib", "torch", "pandas"}} & set(sys.modules)))
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_only_rank_0_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_rank_0_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv(RUN_ID, "0" * 32)
     monkeypatch.setenv("RANK", "1")
     metric_logger(recipe_in(tmp_path, uri="http://127.0.0.1:9"))(0, {"loss": 1.0})
-    assert register_classifier(recipe_in(tmp_path), tmp_path, ["text"]) is None
+    register_models(recipe_in(tmp_path), task_folder=tmp_path, language_folder=None, figures={})
+    assert not caplog.records
 
 
 def test_the_recipes_uri_wins_over_the_environment_and_that_over_the_workspace(
@@ -189,15 +191,6 @@ def test_points_for_a_run_that_does_not_exist_are_dropped_with_a_warning_not_tri
     log(0, {"train_loss": 1.0})
     log.close()
     assert "1 points of the metrics were not sent" in caplog.text
-
-
-@pytest.mark.mlflow
-def test_a_model_that_cannot_be_registered_costs_a_warning_not_the_training(
-    store_of_module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv(RUN_ID, "0" * 32)
-    assert register_classifier(recipe_in(store_of_module), tmp_path / "nothing", ["text"]) is None
-    assert "was not recorded" in caplog.text
 
 
 @pytest.fixture

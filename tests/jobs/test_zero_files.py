@@ -55,7 +55,7 @@ def plain_steps() -> tuple[list[float], dict[str, Tensor]]:
         (model(*batch_of(step)) / BATCH).backward()
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.gradient_clip)))
         optimizer.step()
-    return norms, {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return norms, {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
 def find_source(root: Path, world_size: int, stage: int) -> Path:

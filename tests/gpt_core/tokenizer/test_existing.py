@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt_core.errors import InputError
-from gpt_core.model.config import DecoderConfig, pad_vocabulary
-from gpt_core.recipe import Model
+from gpt_core.model.config import pad_vocabulary
 from gpt_core.recipe import Tokenizer as Settings
 from gpt_core.tokenizer.existing import adopt_tokenizer
 from gpt_core.tokenizer.files import existing_files
-from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer, write_classifier_tokenizer
+from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
 from gpt_core.tokenizer.train import train_tokenizer
 
 TEXTS = ["the cat sat on the mat, the dog sat on the log", "  caf\u00e9 \u65e5\u672c\n <think> hm <eot> </s> 2001"]
@@ -109,30 +108,13 @@ def test_a_loaded_folder_knows_its_end_of_text(tokenizer: Tokenizer, tmp_path: P
 def test_transformers_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: Path, model_type: str | None) -> None:
     tokenizer.save(tmp_path / "stage")
     copy_tokenizer(tmp_path / "stage", tmp_path / "model", model_max_length=16)
-    write_classifier_tokenizer(tmp_path / "stage", tmp_path / "classifier")
-    for folder in ("model", "classifier"):
-        if model_type is not None:
-            (tmp_path / folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    if model_type is not None:
+        (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": model_type}))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     for text in TEXTS:
         assert theirs(text)["input_ids"] == tokenizer.encode(text)
         assert theirs.decode(tokenizer.encode(text)) == text
     assert (theirs.eos_token_id, theirs.model_max_length) == (410, 16)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "classifier")
-    for text in TEXTS:
-        assert theirs(text)["input_ids"] == [410, *tokenizer.encode(text), 410]
-    config = DecoderConfig.from_recipe(Model(), tokenizer.vocab_size)
-    assert theirs.pad_token_id == config.pad_id == 411 < config.vocab_size == 512
-
-
-def test_a_classifiers_padding_is_a_token_of_its_own(tmp_path: Path) -> None:
-    padding = {"id": 299, "content": "<|padding|>", "special": True, **FLAGS}
-    source = write_tree(tmp_path / "source", added_tokens=[*ADDED, padding])
-    adopt_tokenizer(source, end_of_text="<eot>").save(tmp_path / "stage")
-    write_classifier_tokenizer(tmp_path / "stage", tmp_path / "classifier")
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "classifier")
-    assert (theirs.pad_token, theirs.pad_token_id) == ("<<|padding|>>", 411)
-    assert theirs.convert_tokens_to_ids(["<|padding|>", "<s>", "<eot>"]) == [299, 400, 410]
 
 
 def test_a_vocabulary_that_ends_at_a_multiple_of_128_gets_128_rows_more() -> None:
@@ -180,12 +162,6 @@ def test_a_tokenizer_that_is_not_byte_level_serves_where_it_loses_nothing(tmp_pa
     ids = tokenizer.encode(TEXTS[0])
     assert tokenizer.decode(ids) == TEXTS[0]
     assert tokenizer.decode_bytes(ids) == TEXTS[0].encode()
-    tokenizer.save(tmp_path / "stage")
-    write_classifier_tokenizer(tmp_path / "stage", tmp_path / "classifier")
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "classifier")
-    end = tokenizer.end_of_text_id
-    assert theirs(TEXTS[0])["input_ids"] == [end, *ids, end]
-    assert theirs.pad_token_id == tokenizer.vocab_size
 
 
 def test_a_folder_holds_a_tokenizer_json_or_the_pair(tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from gpt_core.errors import ArtifactError
 from gpt_core.fingerprint import Json
-from gpt_core.model.config import pad_vocabulary
 from gpt_core.recipe import Tokenizer as Settings
-from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer, write_classifier_tokenizer
+from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
 from gpt_core.tokenizer.train import train_tokenizer
 
 TEXTS = [
@@ -169,21 +168,6 @@ def test_transformers_gives_the_same_ids(tokenizer: Tokenizer, folder: Path, tmp
     assert theirs.eos_token_id == theirs.pad_token_id == theirs.bos_token_id == 299
     assert len(theirs) == 300
     assert theirs.model_max_length == 16
-
-
-@pytest.mark.parametrize("beside", [no_config, gpt2_config, qwen3_config])
-def test_the_classifiers_tokenizer_adds_both_marks(tokenizer: Tokenizer, folder: Path, tmp_path: Path, beside) -> None:
-    write_classifier_tokenizer(folder, tmp_path, model_max_length=10)
-    beside(tmp_path)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    ids = tokenizer.encode(TEXTS[0])
-    assert theirs(TEXTS[0])["input_ids"] == [299, *ids, 299]
-    assert theirs(TEXTS[0], truncation=True)["input_ids"] == [299, *ids[:8], 299]
-    assert theirs("a", "b")["input_ids"] == [299, *tokenizer.encode("a"), 299, *tokenizer.encode("b"), 299]
-    assert Tokenizer.load(tmp_path).encode(TEXTS[0]) == ids
-    assert theirs(TEXTS[2])["input_ids"] == [299, *tokenizer.encode(TEXTS[2])[:1000], 299]
-    padded = theirs(["a", "a b c d"], padding=True)["input_ids"]
-    assert padded[0][-1] == theirs.pad_token_id == tokenizer.vocab_size < pad_vocabulary(tokenizer.vocab_size)
 
 
 def test_a_copy_is_byte_for_byte(folder: Path, tmp_path: Path) -> None:
