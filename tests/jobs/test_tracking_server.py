@@ -106,7 +106,7 @@ LOGS_IN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_
         (
             "reader",
             {},
-            r"^tracking\.experiment: .* forbids reader to write runs in 'shared': 403 .*; let its owner grant reader EDIT",
+            r"^tracking\.experiment: .* forbids reader to write runs in 'shared': 403 .*; let its owner grant reader",
         ),
         (
             "writer",
@@ -116,7 +116,7 @@ LOGS_IN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_
         (
             "writer",
             {"uri": "http://no-such-host.invalid:5000"},
-            r"^tracking\.uri: .*invalid:5000 cannot be used: [a-z ]*name (or|res)[a-z ]*; start it, correct tracking\.uri",
+            r"^tracking\.uri: .*invalid:5000 cannot be used: [a-z ]*name (or|res)[a-z ]*; start it, correct tracking\.",
         ),
     ],
 )
