@@ -58,7 +58,7 @@ def _reach_database(uri: str) -> None:
     """Where `uri` is a database's, it lets us in: asked once, where MLflow's client would try for two minutes."""
     dialect = uri.partition(":")[0].partition("+")[0]
     if dialect in DATABASE_ENGINES and dialect != SQLITE:
-        engine = create_sqlalchemy_engine(uri)
+        engine = create_sqlalchemy_engine(uri)  # type: ignore[no-untyped-call]
         engine.connect().close()
         engine.dispose()
 
