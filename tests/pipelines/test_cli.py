@@ -56,7 +56,7 @@ def test_each_command_shows_an_example(command: str) -> None:
         (["run", str(DEMO), "--set", "tracking.uri=https://me:planted@h"], "uri: holds more than a server's address"),
         (
             ["run", str(DEMO), "--set", "tracking.uri=[https://me:planted@h"],
-            "--set tracking.uri=[https://***@h: 1 problem",
+            "tracking.uri=[https://***@h: 1 problem",
         ),
         (["run", str(DEMO), "--set", "finetune.test=s3://me:planted@h/x"], "finetune.test: 's3://***@h/x' is refused"),
         (["plan", str(DEMO), "--set", "cluster.ray.jobs_address=http://me:planted@h"], '"http://***@h" is refused'),
