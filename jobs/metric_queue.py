@@ -162,7 +162,7 @@ def reason_of(error: Exception) -> str:
     300 characters at most, without secrets.
     """
     said = str(error).strip()
-    failed = re.search(r"\[Errno -?\d+\] ([^\"'()]+)", said)
+    failed = re.search(r"(?:\[Errno -?\d+\] |Error\(\d+, ')([^\"'()]+)", said)
     if failed:
         return failed[1].rstrip(": ").lower()
     broken = re.search(r"too many (5\d\d) error responses", said)

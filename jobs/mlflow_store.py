@@ -21,6 +21,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.db.db_types import DATABASE_ENGINES, SQLITE
+from mlflow.store.db.utils import create_sqlalchemy_engine
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 
@@ -46,7 +48,11 @@ HOPELESS = frozenset(  # answers that another try would not change
     {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", GONE, "PERMISSION_DENIED", "UNAUTHENTICATED"}
 )
 SYSTEM = "system/"  # before the names of a machine's figures
-CHATTY = ("alembic", "mlflow.store.db.utils")  # a new database tells of each of its migrations
+CHATTY = {  # below these levels they tell of each migration, of each try, and of errors that are raised and worded here
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,
+    "urllib3.connectionpool": logging.ERROR,
+}
 SILENCE = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # of two lines for each run that ends
 PROBE = "gptmill.probe"  # what is written and deleted to see whether it can be
 
@@ -57,6 +63,15 @@ def http_status(error: Exception) -> int | None:
         return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     response = error.response if isinstance(error, requests.HTTPError) else None
     return response.status_code if response is not None else None
+
+
+def _reach_database(uri: str) -> None:
+    """Where `uri` is a database's, it lets us in: asked once, where MLflow's client would try for two minutes."""
+    dialect = uri.partition(":")[0].partition("+")[0]
+    if dialect in DATABASE_ENGINES and dialect != SQLITE:
+        engine = create_sqlalchemy_engine(uri)  # type: ignore[no-untyped-call]
+        engine.connect().close()
+        engine.dispose()
 
 
 @contextlib.contextmanager
@@ -93,8 +108,9 @@ class Store:
     """The tracking store and model registry at `uri`. Methods raise what MLflow raises, but where they say else."""
 
     def __init__(self, uri: str) -> None:
-        for name in CHATTY:
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name, level in CHATTY.items():
+            logging.getLogger(name).setLevel(level)
+        _reach_database(uri)
         self.uri = uri
         self.client = MlflowClient(uri)
 

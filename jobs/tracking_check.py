@@ -18,6 +18,7 @@ from jobs.metric_queue import reason_of
 from jobs.tracking import (
     CHAMPION,
     IMPATIENCE,
+    RETRIES,
     SERVERS,
     TRACKING_URI,
     find_experiment,
@@ -49,7 +50,9 @@ def check_tracking(recipe: Recipe) -> None:
         with worded(recipe, field="tracking.experiment", act=f"write runs in {experiment!r}", way_out=ask):
             store.try_runs(experiment_id)
         location = store.artifact_location(experiment_id)
-        with worded(recipe, act=f"write artifacts to {without_secrets(location)}", way_out=_artifacts_need(location)):
+        once = environment({RETRIES: "0"})  # a server that failed to write closes: its first answer says more
+        act = f"write artifacts to {without_secrets(location)}"
+        with worded(recipe, act=act, way_out=_artifacts_need(location)), once:
             store.try_artifacts(location)
         for field, name in _registered_names(recipe) if uri.startswith(SERVERS) else ():  # a database lets everybody
             with worded(recipe, field=field, act=f"register {name!r}", way_out=ask):
@@ -102,12 +105,13 @@ def worded(recipe: Recipe, *, field: str = "", act: str = "", way_out: str = "")
         status = http_status(error)
         if status == 401:
             way_out = f"set {USERNAME} and {PASSWORD}, or {TOKEN}, in the environment to an account that it knows"
+        elif isinstance(error, ImportError):
+            way_out = "install its database's driver here, such as psycopg[binary]"
         elif status == 403 and not way_out:
             way_out = f"let its administrator grant {_account()} what a run needs, or correct tracking.experiment"
         elif not way_out:
             way_out = (
-                f"start it, correct tracking.uri, or leave tracking.uri and {TRACKING_URI} out to record in the "
-                "workspace"
+                f"start it, correct {given}, or leave tracking.uri and {TRACKING_URI} out to record in the workspace"
             )
         refusals = {401: f"does not let {_account()} in", 403: f"forbids {_account()} to {act or 'use it'}"}
         answer = refusals.get(status or 0) or (f"does not let {_account()} {act}" if act else "cannot be used")

@@ -127,6 +127,15 @@ def test_the_page_of_a_server_is_its_address_and_that_of_a_database_a_command(tm
     assert command.endswith(f" ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db")
 
 
+def test_a_password_for_a_server_in_the_environments_uri_is_refused_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:planted@host")
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI in the environment holds more .* MLFLOW_TRACKING_PASS"):
+        check_tracking(recipe_in(tmp_path))
+    assert page_command(recipe_in(tmp_path)) == "https://***@host"
+
+
 @pytest.mark.parametrize("alias", ["v9", "latest", "a.b"])
 def test_an_alias_that_mlflow_would_refuse_after_the_training_is_refused_before(tmp_path: Path, alias: str) -> None:
     with pytest.raises(UserError, match=r"tracking\.alias: '.*' is no alias for MLflow"):

@@ -6,13 +6,16 @@ registered model `owned-classifier`, which both may read.
 
 import dataclasses
 import json
+import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from mlflow_server import ADMIN, MlflowServer
-from planted_secrets import EVERY
+from planted_secrets import EVERY, holders
 from tracked_runs import VARIABLES, history, identity_of, make_output, recipe_in
 
 from gpt_core.errors import SetupError
@@ -20,6 +23,7 @@ from gpt_core.fingerprint import Json
 from jobs.pipeline_run import open_pipeline_run
 from jobs.tracking import IMPATIENCE
 from jobs.tracking_check import PASSWORD, TOKEN, USERNAME, check_tracking
+from tiny_project import environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -106,7 +110,7 @@ LOGS_IN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_
         (
             "reader",
             {},
-            r"^tracking\.experiment: .* forbids reader to write runs in 'shared': 403 .*; let its owner grant reader EDIT",
+            r"^tracking\.experiment: .* forbids reader to write runs in 'shared': 403 .*; let its owner grant reader",
         ),
         (
             "writer",
@@ -116,7 +120,7 @@ LOGS_IN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_
         (
             "writer",
             {"uri": "http://no-such-host.invalid:5000"},
-            r"^tracking\.uri: .*invalid:5000 cannot be used: [a-z ]*name (or|res)[a-z ]*; start it, correct tracking\.uri",
+            r"^tracking\.uri: .*invalid:5000 cannot be used: [a-z ]*name (or|res)[a-z ]*; start it, correct tracking\.",
         ),
     ],
 )
@@ -191,9 +195,35 @@ def test_a_server_takes_all_that_a_run_has_within_its_limits_and_says_nothing_on
     stored = run.store.client.get_run(stage).data
     assert len([key for key in stored.params if key.startswith("class_weights.C__/C_ ")]) == 250
     assert len(stored.params["class_weights.C__/C_ 0 \u8a9e"]) == 6_000
-    assert stored.tags["gptmill.command"] == "..." + "\u8a9e" * 7_997
+    assert stored.tags["gptmill.command"] == "..." + "\u8a9e" * 7_996 + "'"
     told = run.store.client.get_run(run.run_id).data.tags["gptmill.command"]
     assert len(told) == 8_000
     assert told.endswith("xxx 'http://***@host/x?***'")
-    assert not [record for record in caplog.records if record.levelno >= 30]
-    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    shared.server.kill()
+    run.finish("FINISHED")
+    shared.server.start()
+    assert {record.name for record in caplog.records if record.levelno >= logging.WARNING} == {"gptmill"}
+    assert capfd.readouterr() == ("", "")  # but what the logger of gptmill says
+
+
+@pytest.mark.parametrize(("verb", "sign"), [("run", "error: "), ("doctor", "BAD tracking   ")])
+def test_a_wrong_password_ends_run_and_doctor_with_2_before_anything_starts(
+    shared: Shared, tmp_path: Path, verb: str, sign: str
+) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    recipe = {
+        "name": "tiny",
+        "workspace": "workspace",
+        "corpus": {"inputs": [{"path": "corpus.jsonl"}]},
+        "tracking": {"uri": shared.server.uri},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    variables = {**environment(), USERNAME: "writer", PASSWORD: f"{EVERY}wrong"}
+    command = [sys.executable, "-m", "pipelines", verb, "recipe.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = [line for line in (done.stderr + done.stdout).splitlines() if not line.startswith("ok ")]
+    assert line.startswith(f"{sign}tracking.uri: MLflow's store {shared.server.uri} does not let writer in: 401 ")
+    assert EVERY not in done.stdout + done.stderr
+    assert not holders(tmp_path)

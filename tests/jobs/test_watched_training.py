@@ -1,6 +1,6 @@
-"""A real training beside a real MLflow server with accounts that is killed and comes back: all points arrive, each once.
+"""A real training beside a real MLflow server with accounts that is killed and comes back.
 
-Nothing that it leaves holds the password.
+All points arrive, each once, and nothing that it leaves holds a password.
 """
 
 import json

@@ -63,12 +63,20 @@ def test_each_command_shows_an_example(command: str) -> None:
             "shards_from: holds more than a",
         ),
         (["run", str(DEMO), "--only", "dedup", "--set", "workspace={tmp}/w"], "its input clean is not made yet"),
+        (["run", str(DEMO), "--set", "tracking.uri=https://me:planted@h"], "uri: holds more than a server's address"),
+        (
+            ["run", str(DEMO), "--set", "tracking.uri=[https://me:planted@h"],
+            "tracking.uri=[https://***@h: 1 problem",
+        ),
+        (["run", str(DEMO), "--set", "finetune.test=s3://me:planted@h/x"], "finetune.test: 's3://***@h/x' is refused"),
+        (["plan", str(DEMO), "--set", "cluster.ray.jobs_address=http://me:planted@h"], '"http://***@h" is refused'),
     ],
 )
 def test_what_a_user_did_wrong_is_said_and_exits_2(arguments: list[str], message: str, tmp_path: Path) -> None:
     done = gptmill(*(argument.replace("{tmp}", str(tmp_path)) for argument in arguments))
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert "planted" not in done.stdout + done.stderr
     assert done.returncode == 2
 
 
