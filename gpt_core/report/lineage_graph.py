@@ -120,7 +120,7 @@ def _box(manifest: Manifest, top: float) -> Markup:
 
 
 def _lanes(edges: Sequence[tuple[int, int]]) -> list[int | None]:
-    """The lane of each arrow that goes round, from 0 next to the boxes on; no two are side by side in one. None: straight."""
+    """The lane of each arrow that goes round, from 0 at the boxes on, no two side by side in one; None for straight."""
     taken: list[tuple[int, int, int]] = []
     found: dict[tuple[int, int], int | None] = {}
     for start, end in sorted(edges, key=lambda edge: edge[1] - edge[0]):
