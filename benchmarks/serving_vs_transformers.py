@@ -108,7 +108,8 @@ def make_classifier(work: Path, *, layers: int, width: int) -> Path:
     decoder = Decoder(DecoderConfig.from_recipe(shape, tokenizer.vocab_size))
     decoder.init_weights(0)
     with torch.no_grad():
-        decoder.embedding.weight.mul_(20)  # texts differ
+        for parameter in decoder.parameters():
+            parameter.mul_(10 if parameter.ndim > 1 else 1)  # texts differ
     save_language_model(decoder, pretrained, end_of_text_id=tokenizer.end_of_text_id)
     labels = label_names(rows, "class")
     spec = TaskSpec.of_recipe(SETTINGS, labels, max_tokens=CONTEXT, vocab_size=tokenizer.vocab_size)

@@ -101,7 +101,7 @@ def open_artifact(root: Path, *, elsewhere: Sequence[str] = ()) -> Artifact | No
     for entry in manifest.files:
         if entry.path.partition("/")[0] in elsewhere and not (root / entry.path).exists():
             continue
-        problem = _find_wrong_size(root, entry)
+        problem = find_wrong_size(root, entry)
         if problem is not None:
             raise ArtifactError(f"{root / entry.path}: {problem}; delete {root} and run again")
     return Artifact(root, manifest)
@@ -129,13 +129,14 @@ def read_manifest(root: Path) -> Manifest | None:
 
 def find_damage(root: Path, entry: FileEntry) -> str | None:
     """What is wrong with a listed file: gone, of another size or with another checksum; None if nothing is."""
-    problem = _find_wrong_size(root, entry)
+    problem = find_wrong_size(root, entry)
     if problem is None and file_sha256(root / entry.path) != entry.sha256:
         return "the checksum differs from the manifest's"
     return problem
 
 
-def _find_wrong_size(root: Path, entry: FileEntry) -> str | None:
+def find_wrong_size(root: Path, entry: FileEntry) -> str | None:
+    """What is wrong with a listed file at a glance: gone, or of another size; None if neither."""
     file = root / entry.path
     size = file.stat().st_size if file.is_file() else None
     if size == entry.size_bytes:

@@ -48,6 +48,7 @@ from gpt_core.errors import ArtifactError, GptmillError, PreemptedError, StageEr
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
+from gpt_core.store_uri import without_secrets
 
 RECIPE, IDENTITY, PROGRESS, ERROR, LOG = "recipe.json", "identity.json", "progress.json", "error.json", "log.txt"
 ENVIRONMENT = "environment.json"
@@ -125,8 +126,8 @@ def end_with_error(error: GptmillError, output: Path) -> NoReturn:
     """The process ends with the error's exit code; error.json and stderr say why."""
     kind = "user" if isinstance(error, UserError) else "preempted" if isinstance(error, PreemptedError) else "stage"
     if output.is_dir():
-        write_json(output / ERROR, {"kind": kind, "message": str(error)})
-    print(f"error: {error}", file=sys.stderr)
+        write_json(output / ERROR, {"kind": kind, "message": without_secrets(str(error))})
+    print(f"error: {without_secrets(str(error))}", file=sys.stderr)
     _leave(error.exit_code)
 
 
@@ -180,7 +181,7 @@ def _attempt(
                 figures=dict(outcome.figures),
                 schemas={table: dict(columns) for table, columns in outcome.schemas.items()},
                 versions=_versions(outcome.engines),
-                command=[sys.executable, *sys.orig_argv[1:]],
+                command=[without_secrets(part) for part in (sys.executable, *sys.orig_argv[1:])],
                 host=socket.gethostname(),
                 git_commit=_git_commit(),
                 wall_seconds=round(time.monotonic() - started, 3),

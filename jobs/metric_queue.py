@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
+from gpt_core.store_uri import without_secrets
+
 BATCH_POINTS = 500  # MLflow takes 1,000 a request
 CAPACITY_POINTS = 20_000  # about 2 MB: an hour without a server at 5 points a second
 GATHER_SECONDS = 1.0  # points of a second share a request
@@ -155,9 +157,18 @@ class MetricQueue:
 
 
 def reason_of(error: Exception) -> str:
-    """The system's word for a failed connection, else the first line of what `error` says, 300 characters at most."""
-    found = re.search(r"\[Errno -?\d+\] ([^\"'()]+)", str(error))
-    if found:
-        return found[1].lower()
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]
+    """The system's word for a failed connection, a server's answer, or the first line of what `error` says.
+
+    300 characters at most, without secrets.
+    """
+    said = str(error).strip()
+    failed = re.search(r"(?:\[Errno -?\d+\] |Error\(\d+, ')([^\"'()]+)", said)
+    if failed:
+        return failed[1].rstrip(": ").lower()
+    broken = re.search(r"too many (5\d\d) error responses", said)
+    if broken:
+        return f"{broken[1]} of the server, whose log says why"
+    answered = re.search(r"failed with error code (\d+) != \d+\. Response body: '(.*)'$", said, re.DOTALL)
+    cause = re.search(r"\(Caused by (.+)\)$", said, re.DOTALL)  # behind a URL that would take all the room
+    lines = (f"{answered[1]} {answered[2]}" if answered else cause[1] if cause else said).splitlines()
+    return without_secrets(lines[0] if lines else type(error).__name__)[:300]

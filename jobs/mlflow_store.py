@@ -3,36 +3,85 @@ models'; jobs/tracking.py and jobs/registry.py, which callers know, import it on
 two seconds).
 """
 
+import contextlib
 import json
 import logging
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+import requests
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.db.db_types import DATABASE_ENGINES, SQLITE
+from mlflow.store.db.utils import create_sqlalchemy_engine
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 
 import gpt_core
 from gpt_core.errors import UserError
+from gpt_core.store_uri import without_secrets
 from jobs.environment import environment
 from jobs.metric_queue import Point, RefusedError, reason_of
-from jobs.run_records import MAX_METRICS_A_BATCH, MAX_PARAMS_A_BATCH, DatasetRecord, Version, batches
+from jobs.run_records import (
+    MAX_METRICS_A_BATCH,
+    MAX_PARAMS_A_BATCH,
+    DatasetRecord,
+    RecordedRun,
+    RegisteredVersion,
+    batches,
+)
 
 if TYPE_CHECKING:
     from jobs.served_models import ServedModel
 
+GONE = "RESOURCE_DOES_NOT_EXIST"
 HOPELESS = frozenset(  # answers that another try would not change
-    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", GONE, "PERMISSION_DENIED", "UNAUTHENTICATED"}
 )
 SYSTEM = "system/"  # before the names of a machine's figures
-CHATTY = ("alembic", "mlflow.store.db.utils")  # a new database tells of each of its migrations
+CHATTY = {  # below these levels they tell of each migration, of each try, and of errors that are raised and worded here
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,
+    "urllib3.connectionpool": logging.ERROR,
+}
+SILENCE = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # of two lines for each run that ends
+PROBE = "gptmill.probe"  # what is written and deleted to see whether it can be
+
+
+def http_status(error: Exception) -> int | None:
+    """The status of a server's refusal, as MLflow's clients of runs and of artifacts tell it; None for other errors."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    response = error.response if isinstance(error, requests.HTTPError) else None
+    return response.status_code if response is not None else None
+
+
+def _reach_database(uri: str) -> None:
+    """Where `uri` is a database's, it lets us in: asked once, where MLflow's client would try for two minutes."""
+    dialect = uri.partition(":")[0].partition("+")[0]
+    if dialect in DATABASE_ENGINES and dialect != SQLITE:
+        engine = create_sqlalchemy_engine(uri)  # type: ignore[no-untyped-call]
+        engine.connect().close()
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _may_be_gone() -> Iterator[None]:
+    """Another one who tries the same may have deleted it."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != GONE:
+            raise
 
 
 class NodeMonitor:
@@ -59,8 +108,9 @@ class Store:
     """The tracking store and model registry at `uri`. Methods raise what MLflow raises, but where they say else."""
 
     def __init__(self, uri: str) -> None:
-        for name in CHATTY:
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name, level in CHATTY.items():
+            logging.getLogger(name).setLevel(level)
+        _reach_database(uri)
         self.uri = uri
         self.client = MlflowClient(uri)
 
@@ -75,11 +125,53 @@ class Store:
                 if experiment is None:
                     raise
         if experiment.lifecycle_stage == "deleted":
+            restore = f"MLFLOW_TRACKING_URI={without_secrets(self.uri)} mlflow experiments restore -x"
             raise UserError(
                 f"tracking.experiment: {name!r} was deleted; name another, or restore it with "
-                f"MLFLOW_TRACKING_URI={self.uri} mlflow experiments restore -x {experiment.experiment_id}"
+                f"{restore} {experiment.experiment_id}"
             )
         return str(experiment.experiment_id)
+
+    def artifact_location(self, experiment_id: str) -> str:
+        """Where the experiment's artifacts are kept."""
+        return str(self.client.get_experiment(experiment_id).artifact_location)
+
+    def try_runs(self, experiment_id: str) -> None:
+        """The experiment can be written in. Nothing stays of the try."""
+        self.client.set_experiment_tag(experiment_id, PROBE, "written and deleted")
+        with _may_be_gone():
+            self.client.delete_experiment_tag(experiment_id, PROBE)
+
+    def try_artifacts(self, location: str) -> None:
+        """Artifacts can be written to `location`. Nothing stays of the try where they can be deleted, too."""
+        repository: Any = get_artifact_repository(location, tracking_uri=self.uri)
+        with tempfile.TemporaryDirectory() as folder:
+            probe = Path(folder) / PROBE
+            probe.write_text("gptmill may write artifacts here\n", encoding="utf-8")
+            repository.log_artifact(str(probe))
+        with contextlib.suppress(Exception):  # EDIT allows no deletion, and to a run that matters nothing
+            repository.delete_artifacts(PROBE)
+
+    def try_registration(self, name: str) -> None:
+        """Versions of the registered model `name` can be made, and it too if there is none. Nothing stays."""
+        try:
+            self.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != GONE:
+                raise
+            self._try_new_model()
+            return
+        self.client.set_registered_model_tag(name, PROBE, "written and deleted")
+        with _may_be_gone():
+            self.client.delete_registered_model_tag(name, PROBE)
+
+    def _try_new_model(self) -> None:
+        """A server asks who we are before it looks at the name: one without a name is made for nobody."""
+        try:
+            self.client.create_registered_model("")
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
 
     def experiment_of(self, run_id: str) -> str | None:
         """The id of the experiment that holds the run; None for no such run."""
@@ -101,7 +193,8 @@ class Store:
 
     def end_run(self, run_id: str, status: str) -> None:
         """The run has ended with `status`."""
-        self.client.set_terminated(run_id, status)
+        with environment(SILENCE):
+            self.client.set_terminated(run_id, status)
 
     def find_run(self, experiment_id: str, *, tag: str, value: str) -> str | None:
         """The latest successful run of the experiment with this tag."""
@@ -189,16 +282,6 @@ class Store:
         found = self.client.search_model_versions(f"name = '{name}' and tags.`{tag}` = '{value}'")
         return max((str(each.version) for each in found), key=int, default=None)
 
-    def version_at(self, name: str, alias: str) -> Version | None:
-        """The version of the registered model `name` at the alias, where there is one."""
-        try:
-            found = self.client.get_model_version_by_alias(name, alias)
-        except MlflowException as error:
-            if error.error_code in HOPELESS:
-                return None
-            raise
-        return Version(str(found.version), dict(found.tags))
-
     def log_version(
         self, served: "ServedModel", run_id: str, name: str, tags: Mapping[str, str], metrics: Mapping[str, float]
     ) -> str:
@@ -244,3 +327,61 @@ class Store:
     def point(self, name: str, alias: str, number: str) -> None:
         """The alias leads to the version."""
         self.client.set_registered_model_alias(name, alias, number)
+
+    # ----------------------------------------------------------------------------- reading, for `gptmill lineage`
+
+    def model_version(self, name: str, *, version: str | None, alias: str | None) -> RegisteredVersion | None:
+        """The version of the registered model, by its number or its alias; None where there is none."""
+        try:
+            found = (
+                self.client.get_model_version_by_alias(name, alias)
+                if alias is not None
+                else self.client.get_model_version(name, version or "")
+            )
+        except MlflowException as error:
+            if error.error_code in HOPELESS:
+                return None
+            raise
+        return RegisteredVersion(
+            name=name,
+            version=str(found.version),
+            aliases=tuple(found.aliases),
+            run_id=found.run_id or None,
+            tags=dict(found.tags),
+            created_ms=int(found.creation_timestamp),
+        )
+
+    def version_folder(self, version: RegisteredVersion) -> Path:
+        """A folder with the version's files: the store's own where that is a local disk, else a copy."""
+        uri = self.client.get_model_version_download_uri(version.name, version.version)
+        return Path(download_artifacts(uri, tracking_uri=self.uri))
+
+    def runs_tagged(self, tag: str, value: str) -> list[RecordedRun]:
+        """The successful runs of any experiment with this tag, the latest first."""
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        wanted = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
+        return [self._recorded(run) for run in self.client.search_runs(experiments, wanted)]
+
+    def recorded_run(self, run_id: str) -> RecordedRun:
+        """What the store knows of the run."""
+        return self._recorded(self.client.get_run(run_id))
+
+    def artifact_text(self, run_id: str, path: str) -> str | None:
+        """The run's artifact `path`; None where the run has none, or its file is gone."""
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                return Path(self.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
+        except (MlflowException, OSError) as error:
+            if isinstance(error, OSError) or error.error_code in HOPELESS:
+                return None
+            raise
+
+    def _recorded(self, run: Run) -> RecordedRun:
+        tags = dict(run.data.tags)
+        records = []
+        for item in run.inputs.dataset_inputs if run.inputs else ():
+            marks = {tag.key: tag.value for tag in item.tags}
+            role, sha256 = marks.get("mlflow.data.context", ""), marks.get("gptmill.sha256", item.dataset.digest)
+            location = json.loads(item.dataset.source).get("uri", item.dataset.name)
+            records.append(DatasetRecord(item.dataset.name, role, sha256, location))
+        return RecordedRun(str(run.info.run_id), str(run.info.experiment_id), tags, tuple(records))

@@ -4,10 +4,10 @@ A pipeline run is one MLflow run, with a run nested below it for each stage that
 the raw files and earlier outputs it read as datasets with their digests, and the fingerprint of what it makes as
 a tag; the pipeline's run names every output and the run that made it.
 
-The runner calls `check_tracking`, then `open_pipeline_run`. Once a run is open, a store that goes away costs a warning
-each time, never the pipeline. What it missed of whole stages, every point of their metrics in, is recorded when the
-pipeline ends; where it is still away then, `unrecorded.json` beside the recipe's links says so, and the next
-`gptmill run` of the recipe calls `record_late`.
+The runner calls `check_tracking` (jobs/tracking_check.py), then `open_pipeline_run`. Once a run is open, a store that
+goes away costs a warning each time, never the pipeline. What it missed of whole stages, every point of their metrics
+in, is recorded when the pipeline ends; where it is still away then, `unrecorded.json` beside the recipe's links says
+so, and the next `gptmill run` of the recipe calls `record_late`.
 """
 
 import json
@@ -24,8 +24,19 @@ from gpt_core.artifact import Artifact, open_artifact, write_json
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
+from gpt_core.store_uri import without_secrets
 from jobs.environment import environment
-from jobs.run_records import cut_tag, datasets_of, flatten_parameters, metrics_of, points_of, small_files_of
+from jobs.job import IDENTITY, RECIPE
+from jobs.run_note import NOTE, How, StageNote, pipeline_note
+from jobs.run_records import (
+    cut_tag,
+    datasets_of,
+    flatten_parameters,
+    is_cut,
+    metrics_of,
+    points_of,
+    small_files_of,
+)
 from jobs.tracking import (
     IMPATIENCE,
     OF_JOBS,
@@ -37,8 +48,8 @@ from jobs.tracking import (
     open_store,
     recording,
     tracking_uri,
-    worded,
 )
+from jobs.tracking_check import worded
 
 if TYPE_CHECKING:
     from jobs.mlflow_store import Store
@@ -48,33 +59,57 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 logger = logging.getLogger("gptmill")
 
 
-def open_pipeline_run(recipe: Recipe, *, command: Sequence[str] = (), unrecorded: Path | None = None) -> "PipelineRun":
+def open_pipeline_run(
+    recipe: Recipe, *, command: Sequence[str] = (), unrecorded: Path | None = None, run_id: str | None = None
+) -> "PipelineRun":
     """A run of the whole pipeline is open, with the recipe as parameters and as recipe.json.
 
-    It is the run that MLFLOW_RUN_ID names (`mlflow run` sets it), else a new one named `recipe.name` in
+    It is `run_id`, else the run that MLFLOW_RUN_ID names (`mlflow run` sets it), else a new one named `recipe.name` in
     `tracking.experiment`. What the store misses is noted in the file `unrecorded`. Raises UserError if the store cannot
     be used (see check_tracking) or has no such run.
     """
     tree: dict[str, Json] = recipe.model_dump(mode="json")
     with worded(recipe):
         store = open_store(recipe)
-        run_id = os.environ.get(PARENT_RUN_ID)
-        if run_id:
-            experiment_id = store.experiment_of(run_id)
-            if experiment_id is None:
-                raise UserError(
-                    f"{PARENT_RUN_ID}: {store.uri} has no run {run_id}; unset {PARENT_RUN_ID}, or let `mlflow run` "
-                    f"record there: {TRACKING_URI}={store.uri}"
-                )
-            store.continue_run(run_id)
-        else:
-            experiment_id = find_experiment(recipe, store)
-            run_id = store.start_run(experiment_id, recipe.name, {})
-        store.tag(run_id, {"gptmill.recipe": recipe.name, "gptmill.command": cut_tag(shlex.join(command))})
-        present = store.parameters(run_id)  # `mlflow run -P pretrain.tokens=...` has logged it as it was typed
-        store.log_parameters(run_id, {k: v for k, v in flatten_parameters(tree).items() if k not in present})
-        store.log_json(run_id, tree, "recipe.json")
+        run_id, experiment_id = open_run(recipe, store, run_id, name=recipe.name)
+        with ending_on_failure(store, run_id):
+            store.tag(run_id, {"gptmill.recipe": recipe.name, "gptmill.command": cut_tag(shlex.join(command))})
+            log_new_parameters(store, run_id, flatten_parameters(tree, whole=RECIPE))
+            store.log_json(run_id, tree, RECIPE)
     return PipelineRun(recipe, store, run_id, experiment_id, unrecorded)
+
+
+def open_run(recipe: Recipe, store: "Store", run_id: str | None, *, name: str) -> tuple[str, str]:
+    """(id, experiment) of the run `run_id`, else of MLFLOW_RUN_ID's, else of a new one: it counts as running."""
+    run_id = run_id or os.environ.get(PARENT_RUN_ID)
+    if not run_id:
+        experiment_id = find_experiment(recipe, store)
+        return store.start_run(experiment_id, name, {}), experiment_id
+    found = store.experiment_of(run_id)
+    if found is None:
+        raise UserError(
+            f"{PARENT_RUN_ID}: {store.uri} has no run {run_id}; unset {PARENT_RUN_ID}, or let `mlflow run` "
+            f"record there: {TRACKING_URI}={store.uri}"
+        )
+    store.continue_run(run_id)
+    return run_id, found
+
+
+@contextmanager
+def ending_on_failure(store: "Store", run_id: str) -> Iterator[None]:
+    """A run whose beginning cannot be recorded has failed."""
+    try:
+        yield
+    except Exception:
+        with recording("the end of the run"):
+            store.end_run(run_id, "FAILED")
+        raise
+
+
+def log_new_parameters(store: "Store", run_id: str, parameters: Mapping[str, str]) -> None:
+    """The run has the parameters; `mlflow run -P pretrain.tokens=...` has logged one as it was typed, and it stays."""
+    present = store.parameters(run_id)
+    store.log_parameters(run_id, {name: text for name, text in parameters.items() if name not in present})
 
 
 def record_late(recipe: Recipe, unrecorded: Path) -> None:
@@ -82,13 +117,15 @@ def record_late(recipe: Recipe, unrecorded: Path) -> None:
     if not unrecorded.exists():
         return
     missed = json.loads(unrecorded.read_text(encoding="utf-8"))
-    if missed["uri"] != tracking_uri(recipe):  # another store cannot know the run
+    if missed["uri"] != without_secrets(tracking_uri(recipe)):  # another store cannot know the run
         return
     with recording("what the store missed of the last run"):
         with environment(IMPATIENCE):
             store = open_store(recipe)
         run = PipelineRun(recipe, store, missed["run_id"], missed["experiment_id"], unrecorded, patient=False)
         run.missed = [(run_id, Path(output)) for run_id, output in missed["stages"]]
+        for stage, how, run_id, output in missed["notes"]:
+            run.notes[stage] = StageNote(stage, how, run_id, open_artifact(Path(output)) if output else None)
         report = Path(missed["report"]) if missed["report"] else None
         run.finish(missed["status"], report=report, metrics=missed["metrics"])
 
@@ -108,6 +145,7 @@ class PipelineRun:
     unrecorded: Path | None = None
     missed: list[tuple[str | None, Path]] = field(default_factory=list)  # run and output of whole stages
     open_stages: dict[str, str] = field(default_factory=dict)  # run id -> stage
+    notes: dict[str, StageNote] = field(default_factory=dict)  # by stage
     patient: bool = True  # a store that was away is then asked once, until it answers
 
     @property
@@ -137,7 +175,10 @@ class PipelineRun:
             run_id = self.store.start_run(self.experiment_id, stage, tags)
             self.open_stages[run_id] = stage
             decisions = identity.get("recipe")
-            self.store.log_parameters(run_id, flatten_parameters(decisions if isinstance(decisions, dict) else {}))
+            parameters = flatten_parameters(decisions if isinstance(decisions, dict) else {}, whole=IDENTITY)
+            self.store.log_parameters(run_id, parameters)
+            if is_cut(parameters, whole=IDENTITY):
+                self.store.log_json(run_id, identity, IDENTITY)
             self.store.log_datasets(run_id, datasets_of(identity, inputs))
         return run_id
 
@@ -173,7 +214,7 @@ class PipelineRun:
             for path in small_files_of(artifact):
                 self.store.log_file(run_id, path)
             self._log_plots(run_id, artifact)
-            self._name_output(manifest.stage, manifest.fingerprint, run_id)
+            self._name_output("made", run_id, artifact)
         recorded = self.patient
         self._end_stage(run_id, "FINISHED")
         return recorded and self.patient
@@ -184,6 +225,7 @@ class PipelineRun:
             return
         with self._recording(f"the failure of {self.open_stages.get(run_id, 'a stage')}"):
             self.store.tag(run_id, {"gptmill.error": cut_tag(message)})
+            self._note(StageNote(self.open_stages[run_id], "failed", run_id, None))
             if log is not None and log.exists():
                 self.store.log_file(run_id, log)
         self._end_stage(run_id, "FAILED")
@@ -193,7 +235,7 @@ class PipelineRun:
         with self._recording(f"that {stage} was whole already"):
             digest = artifact.manifest.fingerprint
             maker = self.store.find_run(self.experiment_id, tag="gptmill.fingerprint", value=digest)
-            self._name_output(stage, digest, maker)
+            self._name_output("was there", maker, artifact)
 
     def finish(self, status: Status, *, report: Path | None = None, metrics: Mapping[str, float] | None = None) -> None:
         """The pipeline's run holds the report and the headline metrics and has ended; open stages end with it.
@@ -218,13 +260,17 @@ class PipelineRun:
         write_json(
             self.unrecorded,
             {
-                "uri": self.store.uri,
+                "uri": without_secrets(self.store.uri),
                 "run_id": self.run_id,
                 "experiment_id": self.experiment_id,
                 "status": status,
                 "metrics": dict(metrics or {}),
                 "report": str(report) if report else None,
                 "stages": [[run_id, str(output)] for run_id, output in self.missed],
+                "notes": [
+                    [note.stage, note.how, note.run_id, str(note.output.root) if note.output else None]
+                    for note in self.notes.values()
+                ],
             },
         )
         logger.warning("MLflow: %s names what was not recorded; the next `gptmill run` sends it", self.unrecorded)
@@ -241,9 +287,17 @@ class PipelineRun:
         with self._recording(f"the status of {stage}"):
             self.store.end_run(run_id, status)
 
-    def _name_output(self, stage: str, digest: str, run_id: str | None) -> None:
+    def _name_output(self, how: How, run_id: str | None, artifact: Artifact) -> None:
+        stage = artifact.manifest.stage
         maker = {f"gptmill.{stage}.run_id": run_id} if run_id else {}
-        self.store.tag(self.run_id, {f"gptmill.{stage}.fingerprint": digest, **maker})
+        self.store.tag(self.run_id, {f"gptmill.{stage}.fingerprint": artifact.manifest.fingerprint, **maker})
+        self._note(StageNote(stage, how, run_id, artifact))
+
+    def _note(self, told: StageNote) -> None:
+        """The pipeline's page tells what became of the stage, in a table of all so far."""
+        self.notes[told.stage] = told
+        note = pipeline_note(list(self.notes.values()), experiment_id=self.experiment_id)
+        self.store.tag(self.run_id, {NOTE: note})
 
     def _log_plots(self, run_id: str, artifact: Artifact) -> None:
         from jobs.plots import plots_of  # matplotlib loads only where something is drawn

@@ -20,8 +20,16 @@ from gpt_core.fingerprint import file_sha256
 from gpt_core.recipe import Recipe
 from gpt_core.tasks.request import PROMPT
 from jobs.environment import environment
-from jobs.run_records import Version
-from jobs.tracking import CHAMPION, PATIENCE, open_store, recording, watched_run
+from jobs.run_records import RegisteredVersion
+from jobs.tracking import (
+    CHAMPION,
+    PATIENCE,
+    open_store,
+    recording,
+    registered_language_model,
+    registered_model,
+    watched_run,
+)
 
 if TYPE_CHECKING:
     from jobs.mlflow_store import Store
@@ -104,7 +112,7 @@ def register(store: "Store", candidate: Candidate, run_id: str, alias: str) -> s
     """The candidate is the version at `alias`, and at `champion` where that is due; returns its number."""
     name, measured = candidate.name, candidate.measured
     number = store.version_tagged(name, FINGERPRINT, candidate.fingerprint)
-    champion = store.version_at(name, CHAMPION)
+    champion = store.model_version(name, version=None, alias=CHAMPION)
     best, told = compare(measured, number, champion)
     tags = {**candidate.tags, COMPARED: told}
     if number is None:
@@ -119,13 +127,13 @@ def register(store: "Store", candidate: Candidate, run_id: str, alias: str) -> s
     return number
 
 
-def compare(new: Measured, number: str | None, champion: Version | None) -> tuple[bool, str]:
+def compare(new: Measured, number: str | None, champion: RegisteredVersion | None) -> tuple[bool, str]:
     """Whether `new`, of the version `number` where it has one already, is the champion from now on, and why."""
     if champion is None:
         return True, f"first version: {new}"
-    if champion.number == number:
+    if champion.version == number:
         return True, f"is the champion: {new}"
-    theirs = f"version {champion.number}"
+    theirs = f"version {champion.version}"
     for tag, ours, what in ((METRIC, new.metric, "by another figure"), (HELD_OUT, new.held_out, "on other data")):
         if champion.tags.get(tag) != ours:
             return False, f"not comparable with {theirs}, which was scored {what}: {new}; {theirs} stays"
@@ -167,7 +175,7 @@ def _task_candidate(recipe: Recipe, folder: Path, figures: Mapping[str, float]) 
     return _candidate(
         recipe,
         folder,
-        name=recipe.tracking.registered_model or f"{recipe.name}-classifier",
+        name=registered_model(recipe),
         task=spec.task,
         measured=Measured.of_figures(figures, f"test_{name}", sign=sign, held_out=file_sha256(test)),
         columns=spec.fields[:1] if spec.target == "text" else spec.fields,
@@ -187,7 +195,7 @@ def _language_candidate(recipe: Recipe, folder: Path, figures: Mapping[str, floa
     return _candidate(
         recipe,
         folder,
-        name=recipe.tracking.registered_language_model or f"{recipe.name}-language-model",
+        name=registered_language_model(recipe),
         task="language model",
         measured=Measured.of_figures(figures, LANGUAGE_METRIC, sign=-1, held_out=str(inputs["shards"])),
         columns=(PROMPT,),

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from gpt_core.artifact import MANIFEST, Artifact
 from gpt_core.fingerprint import Json
+from gpt_core.store_uri import without_secrets
 from gpt_core.training.curves import STEPS, read_steps
 from jobs.metric_queue import Point
 
@@ -19,6 +20,7 @@ MAX_METRICS_A_BATCH = 1_000
 MAX_PARAM_CHARACTERS = 6_000
 MAX_TAG_CHARACTERS = 8_000
 MAX_DIGEST_CHARACTERS = 36
+MAX_NAME_CHARACTERS = 250
 
 SMALL_FILES = (MANIFEST, "stats.json", "curves.json", "evaluation.json", "samples.json")
 MAX_SMALL_FILE_BYTES = 5_000_000
@@ -42,19 +44,51 @@ class DatasetRecord:
 
 
 @dataclass(frozen=True)
-class Version:
-    """A version of a registered model, as its number and its tags tell it."""
+class RecordedRun:
+    """What a store knows of a run: its tags, and what it read."""
 
-    number: str
-    tags: Mapping[str, str]
+    run_id: str
+    experiment_id: str
+    tags: dict[str, str]
+    datasets: tuple[DatasetRecord, ...]
 
 
-def flatten_parameters(tree: Mapping[str, Json]) -> dict[str, str]:
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of a registered model. `created_ms` is in Unix milliseconds."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    run_id: str | None
+    tags: dict[str, str]
+    created_ms: int
+
+
+def flatten_parameters(tree: Mapping[str, Json], *, whole: str) -> dict[str, str]:
     """Each leaf by its path, `pretrain.learning_rate` -> "0.0006"; a list is one leaf, written as JSON.
 
-    Strings stand as they are, null is "null". What is too long for the store ends in "...": recipe.json has it whole.
+    Strings stand as they are, null is "null". What is too long for the store is cut, and says that the artifact `whole`
+    has all of it.
     """
-    return {path: _cut(text, MAX_PARAM_CHARACTERS) for path, text in _leaves(tree, "")}
+    return {store_name(path): cut_parameter(text, whole=whole) for path, text in _leaves(tree, "")}
+
+
+def cut_parameter(text: str, *, whole: str) -> str:
+    """`text` as a parameter's value; a long one ends with the artifact that has it whole."""
+    end = f" ... (whole in {whole})"
+    return text if len(text) <= MAX_PARAM_CHARACTERS else text[: MAX_PARAM_CHARACTERS - len(end)] + end
+
+
+def is_cut(parameters: Mapping[str, str], *, whole: str) -> bool:
+    """Whether any of the values was too long."""
+    return any(text.endswith(f" ... (whole in {whole})") for text in parameters.values())
+
+
+def store_name(text: str) -> str:
+    """`text`, which may hold a label's or a source's name, as a parameter or a metric may be called."""
+    parts = re.sub(r"[^\w\-. /:]", "_", text).split("/")  # MLflow takes it for a path, which must be in its normal form
+    return "/".join(part for part in parts if part not in ("", ".", ".."))[:MAX_NAME_CHARACTERS].rstrip("/") or "_"
 
 
 def datasets_of(identity: Mapping[str, Json], inputs: Mapping[str, Path]) -> list[DatasetRecord]:
@@ -80,14 +114,14 @@ def metrics_of(artifact: Artifact) -> dict[str, float]:
         "peak_memory_bytes": manifest.peak_memory_bytes,
     }
     values = {**manifest.counts, **manifest.figures, **usage}
-    return {re.sub(r"[^\w\-. /:]", "_", name): float(value) for name, value in values.items()}
+    return {store_name(name): float(value) for name, value in values.items()}
 
 
 def points_of(artifact: Artifact) -> list[Point]:
     """Every point of the metrics that the stage's job sends while it trains, as its files have them."""
     if artifact.has(STEPS):
         return [
-            Point(name, value, entry.unix_ms, entry.step)
+            Point(store_name(name), value, entry.unix_ms, entry.step)
             for entry in read_steps(artifact.file(STEPS))
             for name, value in entry.figures.items()
         ]
@@ -96,7 +130,7 @@ def points_of(artifact: Artifact) -> list[Point]:
     when = int(datetime.fromisoformat(artifact.manifest.created_at).timestamp() * 1000)
     runs = json.loads(artifact.file("curves.json").read_text(encoding="utf-8"))
     return [
-        Point(f"{start}_{name}", value, when, int(step))
+        Point(store_name(f"{start}_{name}"), value, when, int(step))
         for start, curves in runs.items()
         for name, points in curves.items()
         for step, value in points
@@ -110,7 +144,8 @@ def small_files_of(artifact: Artifact) -> list[Path]:
 
 
 def cut_tag(text: str) -> str:
-    """`text` as a tag's value: its end is what matters in a message, so the front is cut."""
+    """`text` as a tag's value, without secrets: its end is what matters in a message, so the front is cut."""
+    text = without_secrets(text)
     return text if len(text) <= MAX_TAG_CHARACTERS else "..." + text[3 - MAX_TAG_CHARACTERS :]
 
 
@@ -127,7 +162,3 @@ def _leaves(tree: Mapping[str, Json], prefix: str) -> Iterator[tuple[str, str]]:
             yield from _leaves(value, f"{path}.")
         else:
             yield path, value if isinstance(value, str) else json.dumps(value)
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,16 +1,17 @@
-"""MLflow for jobs, and where its store is. What the runner records is in jobs/pipeline_run.py.
+"""MLflow for jobs, and where its store is. What the runner records is in jobs/pipeline_run.py, what it asks before that
+in jobs/tracking_check.py.
 
 A job calls `metric_logger`, `watch_node` (jobs/node_metrics.py) and `register_models` (jobs/registry.py), which do
 nothing unless the runner named a run in GPTMILL_MLFLOW_RUN_ID. A store that goes away costs a warning, never the job.
 Importing this module does not import mlflow.
 
 The store is `tracking.uri`, else the environment's MLFLOW_TRACKING_URI (`mlflow run` sets it), else
-`{workspace}/mlflow.db` with artifacts in `{workspace}/mlartifacts`.
+`{workspace}/mlflow.db` with artifacts in `{workspace}/mlartifacts`. Credentials come from the environment alone, and
+only a database's URI there holds them: nothing that is shown or stored has it whole.
 """
 
 import logging
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,11 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from gpt_core.errors import SetupError, UserError
 from gpt_core.recipe import Recipe
-from jobs.environment import environment
+from gpt_core.store_uri import without_secrets
 from jobs.metric_queue import Item, MetricQueue, Note, Point, reason_of
-from jobs.run_records import cut_tag
+from jobs.run_records import cut_tag, store_name
 
 if TYPE_CHECKING:
     from jobs.mlflow_store import Store
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RUN_ID = "GPTMILL_MLFLOW_RUN_ID"  # set for a job: the run of its stage
 TRACKING_URI, PARENT_RUN_ID = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"  # MLflow's own; `mlflow run` sets both
 RETRIES, TIMEOUT_SECONDS = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
-IMPATIENCE = {RETRIES: "0", TIMEOUT_SECONDS: "10"}
+IMPATIENCE = {RETRIES: "1", TIMEOUT_SECONDS: "10"}  # once more, at once: a server closes idle and broken connections
 OF_JOBS = {RETRIES: "0", TIMEOUT_SECONDS: "30"}  # the queue of a job's metrics tries again by itself
 PATIENCE = {RETRIES: "7", TIMEOUT_SECONDS: "120"}  # MLflow's own: four minutes, for what is sent once
 SERVERS = ("http://", "https://")
@@ -65,32 +65,20 @@ def tracking_uri(recipe: Recipe) -> str:
     return uri if path == uri else f"sqlite:///{Path(path).absolute()}"
 
 
-def check_tracking(recipe: Recipe) -> None:
-    """The store answers, takes runs in the recipe's experiment, and can hold its alias.
-
-    Makes the workspace's own store (two seconds, once). Raises UserError with the URI, what it answered and the way
-    out; at a server that is away at once, not after MLflow's four minutes of trying.
-    """
-    alias = recipe.tracking.alias
-    if not re.fullmatch(r"[\w-]+", alias) or re.fullmatch(r"[vV]\d+|latest", alias):
-        raise UserError(
-            f"tracking.alias: {alias!r} is no alias for MLflow; use letters, digits, - and _, not v9 or latest"
-        )
-    if alias == CHAMPION:
-        raise UserError(f"tracking.alias: {alias!r} is the best version's, which gptmill finds; name another")
-    with environment(IMPATIENCE), worded(recipe):
-        find_experiment(recipe, open_store(recipe))
-
-
 def page_command(recipe: Recipe) -> str:
-    """The shell command that opens MLflow's page on these runs; for a server its address, which is all one needs."""
+    """The shell command that opens MLflow's page on these runs; for a server its address, which is all one needs.
+
+    A URI with a password is named by the environment's variable that has it.
+    """
     uri = tracking_uri(recipe)
     if uri.startswith(SERVERS):
-        return uri
+        return without_secrets(uri)
     script = Path(sys.executable).with_name("mlflow")
     shown = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script
     command = [str(shown)] if script.exists() else [sys.executable, "-m", "mlflow"]
-    return shlex.join([*command, "ui", "--backend-store-uri", uri])
+    secret = recipe.tracking.uri is None and without_secrets(uri) != uri
+    named = f'"${TRACKING_URI}"' if secret else shlex.quote(uri)
+    return f"{shlex.join([*command, 'ui', '--backend-store-uri'])} {named}"
 
 
 # -------------------------------------------------------------------------------------------- called by jobs
@@ -112,7 +100,7 @@ def metric_logger(recipe: Recipe) -> MetricSink:
             opened = open_store(recipe)
             stores.append((opened, opened.last_step(run_id)))
         store, last_step = stores[0]
-        points = [item for item in items if isinstance(item, Point)]
+        points = [item._replace(key=store_name(item.key)) for item in items if isinstance(item, Point)]
         store.log_missing(run_id, [point for point in points if point.step <= last_step])
         store.log_points(run_id, [point for point in points if point.step > last_step])
         for note in [item for item in items if isinstance(item, Note)]:
@@ -122,6 +110,16 @@ def metric_logger(recipe: Recipe) -> MetricSink:
                 store.log_text(run_id, note.text, note.name)
 
     return MetricQueue(send)
+
+
+def registered_model(recipe: Recipe) -> str:
+    """The name in the model registry that the recipe's fine-tuned model gets."""
+    return recipe.tracking.registered_model or f"{recipe.name}-classifier"
+
+
+def registered_language_model(recipe: Recipe) -> str:
+    """The name in the model registry that the recipe's pre-trained model gets."""
+    return recipe.tracking.registered_language_model or f"{recipe.name}-language-model"
 
 
 class _NoMetrics:
@@ -174,19 +172,3 @@ def recording(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         logger.warning("MLflow: %s was not recorded: %s", what, reason_of(error))
-
-
-@contextmanager
-def worded(recipe: Recipe) -> Iterator[None]:
-    """Any failure inside becomes a SetupError that names the store, what it answered and the way out."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        given = TRACKING_URI if os.environ.get(TRACKING_URI) else "workspace"
-        raise SetupError(
-            f"{given if recipe.tracking.uri is None else 'tracking.uri'}: MLflow's store {tracking_uri(recipe)} cannot "
-            f"be used: {reason_of(error)}; start it, correct tracking.uri, or leave tracking.uri and {TRACKING_URI} "
-            "out to record in the workspace"
-        ) from error

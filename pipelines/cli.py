@@ -10,10 +10,13 @@ import typer
 from rich.console import Console
 
 from gpt_core.errors import GptmillError, InputError
+from gpt_core.store_uri import without_secrets
 from pipelines import shards_cli
 from pipelines.generate_cli import generate
-from pipelines.options import Overrides, RecipePath, example, load
+from pipelines.lineage_cli import lineage
+from pipelines.options import Only, Overrides, RecipePath, Until, example, load, require_one
 from pipelines.plan import make_plan
+from pipelines.sweep_cli import sweep
 
 app = typer.Typer(
     name="gptmill",
@@ -24,9 +27,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(shards_cli.app, name="shards")
-
-Only = Annotated[str | None, typer.Option(metavar="STAGE", help="This stage alone; its inputs must be made.")]
-Until = Annotated[str | None, typer.Option(metavar="STAGE", help="The stages up to this one.")]
 
 
 def _shorten(path: Path) -> Path:
@@ -39,8 +39,7 @@ def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: O
     """Make every stage that is not made yet, and the report."""
     from pipelines.runner import raise_on_sigterm, run_recipe
 
-    if only is not None and until is not None:
-        raise InputError("--only and --until exclude each other; give one")
+    require_one(only, until)
     resolved = load(recipe, overrides)
     raise_on_sigterm()
     console = Console()
@@ -59,6 +58,9 @@ def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: O
     if result.report is not None:
         console.print(f"report     {_shorten(result.report)}", highlight=False, soft_wrap=True)
     console.print(f"MLflow     {result.tracking_command}", highlight=False, soft_wrap=True)
+
+
+app.command(epilog=example("gptmill sweep recipes/demo.yaml --set finetune.learning_rate=1e-3,3e-3"))(sweep)
 
 
 @app.command(epilog=example("gptmill join recipes/large.yaml"))
@@ -132,12 +134,14 @@ def doctor(
 
     findings = examine(load(recipe, None) if recipe else None)
     for finding in findings:
-        print(f"{'ok ' if finding.well else 'BAD'} {finding.subject:<10} {finding.text}")
+        print(f"{'ok ' if finding.well else 'BAD'} {finding.subject:<10} {without_secrets(finding.text)}")
     if not all(finding.well for finding in findings):
         raise typer.Exit(2)
 
 
 app.command(epilog=example('gptmill generate workspace/runs/demo/pretrain --prompt "The whale"'))(generate)
+
+app.command(epilog=example("gptmill lineage models:/demo-classifier@candidate"))(lineage)
 
 
 @app.command(epilog=example("gptmill report recipes/demo.yaml"))
@@ -170,7 +174,7 @@ def main() -> None:
     try:
         app()
     except GptmillError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -88,7 +88,7 @@ def _ray_jobs(recipe: Recipe, address: str) -> Finding:
 
 
 def _check_tracking(recipe: Recipe) -> None:
-    from jobs.tracking import check_tracking  # loads mlflow
+    from jobs.tracking_check import check_tracking  # loads mlflow
 
     check_tracking(recipe)
 

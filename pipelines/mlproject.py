@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from gpt_core.errors import InputError
+from gpt_core.store_uri import without_secrets
 from pipelines import cli
 
 OPTIONS = frozenset({"--only", "--until", "--set"})
@@ -33,7 +34,7 @@ def main() -> None:
     try:
         sys.argv[1:] = command_line(sys.argv[1:])
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     cli.main()
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gpt_core.errors import InputError
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
 from pipelines.plan import resolve_paths
@@ -13,6 +14,14 @@ RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, su
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a field; may be given again.")
 ]
+Only = Annotated[str | None, typer.Option(metavar="STAGE", help="This stage alone; its inputs must be made.")]
+Until = Annotated[str | None, typer.Option(metavar="STAGE", help="The stages up to this one.")]
+
+
+def require_one(only: str | None, until: str | None) -> None:
+    """Not both are given. Raises InputError."""
+    if only is not None and until is not None:
+        raise InputError("--only and --until exclude each other; give one")
 
 
 def example(command: str) -> str:

@@ -43,12 +43,14 @@ class RunResult:
     artifacts: dict[str, Artifact]
     ran: list[str]
     report: Path | None
-    tracking_command: str  # opens MLflow's page
+    tracking_command: str  # opens MLflow's page, or the run's address
     wall_seconds: float
 
 
-def run_recipe(recipe: Recipe, *, console: Console, only: str | None = None, until: str | None = None) -> RunResult:
-    """Every chosen stage of the resolved `recipe` is whole, and the report tells of it.
+def run_recipe(
+    recipe: Recipe, *, console: Console, only: str | None = None, until: str | None = None, run_id: str | None = None
+) -> RunResult:
+    """Every chosen stage of the resolved `recipe` is whole, and the report tells of it; `run_id` is MLflow's.
 
     Raises UserError before anything starts for what can be known by then, StageError when a stage fails.
     """
@@ -58,7 +60,7 @@ def run_recipe(recipe: Recipe, *, console: Console, only: str | None = None, unt
     waiting = [planned for planned in plan if planned.action == "run"]
     check_before_start(recipe, plan)
     artifacts = {planned.stage.name: planned.artifact for planned in plan if planned.artifact}
-    with watch_run(recipe, needed=bool(waiting)) as watcher:
+    with watch_run(recipe, needed=bool(waiting), run_id=run_id) as watcher:
         for planned in plan:
             if planned.action == "skip":
                 console.print(f"{planned.stage.name:<10} whole: {planned.why}", highlight=False)
@@ -73,7 +75,7 @@ def run_recipe(recipe: Recipe, *, console: Console, only: str | None = None, unt
         artifacts=artifacts,
         ran=[planned.stage.name for planned in waiting],
         report=report,
-        tracking_command=page_command(recipe),
+        tracking_command=watcher.page or page_command(recipe),
         wall_seconds=time.monotonic() - started,
     )
 

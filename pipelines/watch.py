@@ -1,6 +1,6 @@
 """What MLflow learns of a run: one pipeline run, a nested run for each stage that runs, links to those that did not.
 
-A run with nothing to do is not tracked, so that it costs no import of MLflow, unless `mlflow run` asked for it.
+A run with nothing to do is not tracked, so that it costs no import of MLflow, unless `mlflow run` or a sweep asks.
 """
 
 import os
@@ -13,17 +13,11 @@ from gpt_core.artifact import Artifact
 from gpt_core.recipe import Recipe
 from jobs.job import LOG
 from jobs.pipeline_run import PipelineRun, open_pipeline_run, record_late
-from jobs.tracking import PARENT_RUN_ID, check_tracking
+from jobs.tracking import PARENT_RUN_ID
+from jobs.tracking_check import check_tracking
 from pipelines.plan import RUNS, PlannedStage
 
 UNRECORDED = "unrecorded.json"  # what a tracking server that was away missed of the recipe's last run
-HEADLINES = (
-    "validation_loss",
-    "validation_bits_per_byte",
-    "test_accuracy",
-    "scratch_test_accuracy",
-    "majority_accuracy",
-)
 
 
 class Watcher:
@@ -32,6 +26,11 @@ class Watcher:
     def __init__(self, run: PipelineRun | None) -> None:
         self.run = run
         self.run_ids: dict[str, str | None] = {}
+
+    @property
+    def page(self) -> str | None:
+        """The address of the pipeline's run; None where a database holds it, or nothing ran."""
+        return self.run.url if self.run is not None else None
 
     def started(self, planned: PlannedStage) -> dict[str, str]:
         """The stage's nested run is open. Returns what the job's environment needs to reach it."""
@@ -62,25 +61,35 @@ class Watcher:
     def finished(self, report: Path | None, artifacts: Mapping[str, Artifact]) -> None:
         """The pipeline's run has succeeded and holds the report and the headline figures."""
         if self.run is not None:
-            figures = artifacts["evaluate"].manifest.figures if "evaluate" in artifacts else {}
-            headlines = {name: figures[name] for name in HEADLINES if name in figures}
-            self.run.finish("FINISHED", report=report, metrics=headlines)
+            self.run.finish("FINISHED", report=report, metrics=headlines(artifacts))
+
+
+def headlines(artifacts: Mapping[str, Artifact]) -> dict[str, float]:
+    """What a pipeline's run is compared by: all that `evaluate` measured, and what picked the fine-tuned model's epoch.
+
+    The latter are named `finetune_validation_...`; parts by source stand in the stage's own run alone.
+    """
+    evaluated, tuned = (
+        artifacts[stage].manifest.figures if stage in artifacts else {} for stage in ("evaluate", "finetune")
+    )
+    figures = {name: value for name, value in evaluated.items() if "." not in name}
+    return figures | {f"finetune_{name}": value for name, value in tuned.items() if name.startswith("validation_")}
 
 
 @contextmanager
-def watch_run(recipe: Recipe, *, needed: bool) -> Iterator[Watcher]:
-    """A watcher for the run inside; an error that leaves it ends the pipeline's run too.
+def watch_run(recipe: Recipe, *, needed: bool, run_id: str | None = None) -> Iterator[Watcher]:
+    """A watcher for the run inside, which is MLflow's `run_id` or a new one; an error that leaves it ends it too.
 
     Raises UserError before anything starts where the tracking server cannot be used.
     """
     unrecorded = Path(recipe.workspace) / RUNS / recipe.name / UNRECORDED
-    if not needed and PARENT_RUN_ID not in os.environ:
+    if not needed and run_id is None and PARENT_RUN_ID not in os.environ:
         record_late(recipe, unrecorded)
         yield Watcher(None)
         return
     check_tracking(recipe)
     record_late(recipe, unrecorded)
-    run = open_pipeline_run(recipe, command=sys.orig_argv, unrecorded=unrecorded)
+    run = open_pipeline_run(recipe, command=sys.orig_argv, unrecorded=unrecorded, run_id=run_id)
     try:
         yield Watcher(run)
     except (KeyboardInterrupt, SystemExit):

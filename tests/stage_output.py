@@ -8,7 +8,13 @@ from gpt_core.fingerprint import Json, fingerprint
 
 
 def write_output(
-    root: Path, stage: str, counts: Mapping[str, int] | None = None, *, identity: dict[str, Json] | None = None
+    root: Path,
+    stage: str,
+    counts: Mapping[str, int] | None = None,
+    *,
+    identity: dict[str, Json] | None = None,
+    inputs: Mapping[str, Path] | None = None,
+    figures: Mapping[str, float] | None = None,
 ) -> Artifact:
     """All files below `root`, hidden ones apart, are a whole output of `stage`."""
     identity = identity or {"stage": stage}
@@ -18,10 +24,10 @@ def write_output(
         identity=identity,
         recipe_name="test",
         created_at=utc_now(),
-        inputs={},
+        inputs={name: str(path) for name, path in (inputs or {}).items()},
         files=list_files(root, [path for path in root.iterdir() if not path.name.startswith(".")]),
         counts=dict(counts or {}),
-        figures={},
+        figures=dict(figures or {}),
         schemas={},
         versions={},
         command=[],

@@ -15,7 +15,7 @@ from gpt_core.recipe.section import (
     Section,
     Text,
 )
-from gpt_core.store_uri import store_uri_problem
+from gpt_core.store_uri import store_uri_problem, tracking_uri_problem, without_secrets
 
 
 class SparkCluster(Section):
@@ -137,11 +137,25 @@ class Cluster(Section):
     ray: RayCluster = RayCluster()
     train: TrainCluster = TrainCluster()
 
+    @model_validator(mode="after")
+    def _places_hold_no_secret(self) -> Self:
+        for engine, settings in self.model_dump().items():
+            for name, value in settings.items():
+                if isinstance(value, str) and without_secrets(value) != value:
+                    raise ValueError(
+                        f"cluster.{engine}.{name}: holds credentials or options; they come from the environment"
+                    )
+        return self
+
 
 class Tracking(Section):
     """MLflow."""
 
-    uri: Text | None = Field(None, description="Tracking server; default: sqlite in the workspace.")
+    uri: Text | None = Field(
+        None,
+        description="Tracking server, or a database without its password; default: MLFLOW_TRACKING_URI, else sqlite in "
+        "the workspace.",
+    )
     system_metrics: bool = Field(True, description="CPU, memory, network and GPUs of every node, while it trains.")
     sample_tokens: NonNegativeInt = Field(
         48, description="New tokens of evaluate.prompts' first, written after every validation; 0: none."
@@ -153,3 +167,10 @@ class Tracking(Section):
         "candidate",
         description="Alias that the newly registered version gets; `champion` is moved to it where it is better.",
     )
+
+    @model_validator(mode="after")
+    def _uri_holds_no_secret(self) -> Self:
+        problem = tracking_uri_problem(self.uri, in_recipe=True) if self.uri is not None else None
+        if problem is not None:
+            raise ValueError(f"tracking.uri: {problem}")
+        return self

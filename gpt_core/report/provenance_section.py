@@ -1,13 +1,12 @@
 """Where each number came from: every stage's output, what it was made of, with what, and what it took."""
 
-from collections.abc import Iterator
-
 from gpt_core.artifact import Artifact, Manifest
 from gpt_core.fingerprint import SHORT, Json
 from gpt_core.report import units
 from gpt_core.report.blocks import Block, Code, Columns, Details, Figure, Section, Table
 from gpt_core.report.charts import Bar, bar_chart
 from gpt_core.report.evidence import Evidence
+from gpt_core.report.lineage_graph import lineage_graph, raw_files
 from gpt_core.report.recipe_text import recipe_yaml
 
 
@@ -29,10 +28,16 @@ def provenance_section(evidence: Evidence) -> Section:
         wall, cpu = (sum(getattr(m, name) for m in manifests) for name in ("wall_seconds", "cpu_seconds"))
         rows.append(["all", "", "", units.seconds(wall), f"{cpu:,.1f}", "", "", ""])
     bars = [Bar(m.stage, [(m.wall_seconds, "c1")], units.seconds(m.wall_seconds)) for m in manifests]
+    title = "What each output was made of"
+    graph = Figure(
+        title,
+        lineage_graph(title, evidence.artifacts),
+        caption="On the left the raw files that were read.",
+    )
     blocks: list[Block] = [
+        Columns([graph, Figure("Wall time by stage", bar_chart("Wall time by stage", bars))]),
         Table("Outputs this page was made from", head, rows, text_columns=3),
         *(_stage(artifact) for artifact in evidence.artifacts.values()),
-        Columns([Figure("Wall time by stage", bar_chart("Wall time by stage", bars))]),
     ]
     lead = (
         "A fingerprint is the SHA-256 of a stage's slice of the recipe, its inputs' fingerprints, the digests of the "
@@ -69,19 +74,10 @@ def _stage(artifact: Artifact) -> Details:
     ]
     rows = [[name, value] for name, value in facts if value]
     blocks: list[Block] = [Table("Manifest", ["", ""], rows, text_columns=2)]
-    raw = [[role, name, digest] for role, name, digest in _raw_files(manifest)]
+    raw = [[file.role, file.name, file.sha256] for file in raw_files(manifest)]
     if raw:
         blocks.append(Table("Raw files read", ["as", "file", "SHA-256"], raw, text_columns=3))
     return Details(f"{manifest.stage}: inputs, versions, command", blocks)
-
-
-def _raw_files(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
-    """(role, name, SHA-256) of the user's own files that the stage read."""
-    roles = manifest.identity.get("files")
-    for role, entries in roles.items() if isinstance(roles, dict) else ():
-        for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, dict):
-                yield role, str(entry.get("name", "")), str(entry.get("sha256", ""))
 
 
 def _strings(value: Json) -> list[tuple[str, str]]:

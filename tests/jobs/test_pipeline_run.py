@@ -95,6 +95,25 @@ def test_a_stage_that_was_whole_already_is_traced_to_the_run_that_made_it(
     tags = second.store.client.get_run(second.run_id).data.tags
     assert tags["gptmill.evaluate.run_id"] == made
     assert tags["gptmill.evaluate.fingerprint"] == artifact.manifest.fingerprint
+    link = f"[evaluate](#/experiments/{first.experiment_id}/runs/{made})"
+    for run, how in ((first, "made"), (second, "was&nbsp;there")):
+        note = run.store.client.get_run(run.run_id).data.tags["mlflow.note.content"]
+        assert f"| {link} &emsp; | {how} &emsp; | `{artifact.manifest.fingerprint[:12]}` &emsp; |" in note
+
+
+@pytest.mark.mlflow
+def test_a_value_too_long_for_a_parameter_is_whole_in_the_artifact_that_it_names(store_of_module: Path) -> None:
+    run = open_pipeline_run(recipe_in(store_of_module))
+    identity = {**identity_of("clean"), "recipe": {"clean": {"files": ["x" * 7_000], "seed": 0}}}
+    run_id = run.start_stage("clean", identity=identity, inputs={}, command=[])
+    short = run.start_stage("dedup", identity=identity_of("dedup"), inputs={}, command=[])
+    assert run_id is not None
+    assert short is not None
+    client = run.store.client
+    parameters = client.get_run(run_id).data.params
+    assert parameters["clean.files"].endswith("xxx ... (whole in identity.json)")
+    assert json.loads(Path(client.download_artifacts(run_id, "identity.json")).read_text()) == identity
+    assert client.list_artifacts(short) == []
 
 
 @pytest.mark.mlflow
@@ -163,7 +182,7 @@ def test_a_store_that_goes_away_costs_a_warning_and_never_the_pipeline(
     run.finish("FINISHED", metrics={"a": 1.0})
     assert "MLflow: the start of clean was not recorded: connection refused" in caplog.text
     assert "MLflow: the end of the pipeline was not recorded" in caplog.text
-    assert (retries[0], set(retries[1:])) == (None, {"0"})  # waited for once
+    assert (retries[0], set(retries[1:])) == (None, {"1"})  # waited for once
 
 
 @pytest.mark.mlflow
@@ -236,6 +255,8 @@ def test_what_a_store_misses_until_the_end_is_recorded_by_the_next_run(
     assert parent.data.metrics == {"test_accuracy": 0.75}
     assert late.data.metrics["wall_seconds"] == 1.5
     assert late.data.tags["mlflow.parentRunId"] == run.run_id
+    note = parent.data.tags["mlflow.note.content"]
+    assert all(f"runs/{run_id}) &emsp; | made" in note for run_id in (started, late.info.run_id))
     record_late(recipe, unrecorded)  # nothing left
 
 

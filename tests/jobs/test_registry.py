@@ -15,16 +15,17 @@ from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import parse_recipe
 from jobs.mlflow_store import Store
 from jobs.registry import MAX_DESCRIPTION_CHARACTERS, Measured, compare, describe, register_models
-from jobs.run_records import Version
-from jobs.tracking import check_tracking, tracking_uri
+from jobs.run_records import RegisteredVersion
+from jobs.tracking import tracking_uri
+from jobs.tracking_check import check_tracking
 
 LABELS = ["land", "sea"]
 NEW = Measured("test_accuracy", 0.843, 0.829, 0.857, 1, "aa")
 LOSS = Measured("test_loss", 2.0, 1.9, 2.1, -1, "aa")
 
 
-def version(measured: Measured, number: str = "3", **other: float) -> Version:
-    return Version(number, replace(measured, **other).tags())
+def version(measured: Measured, **other: float) -> RegisteredVersion:
+    return RegisteredVersion("tiny", "3", ("champion",), None, replace(measured, **other).tags(), 0)
 
 
 # ---------------------------------------------------------------------------------------------------- the rule

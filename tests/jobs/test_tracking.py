@@ -29,11 +29,11 @@ from jobs.registry import register_models
 from jobs.run_records import datasets_of, flatten_parameters, metrics_of
 from jobs.tracking import (
     RUN_ID,
-    check_tracking,
     metric_logger,
     page_command,
     tracking_uri,
 )
+from jobs.tracking_check import check_tracking
 
 ROOT = Path(tracking.__file__).parents[1]
 
@@ -55,13 +55,15 @@ def store_of_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_parameters_are_leaves_by_their_path_and_lists_are_one_leaf() -> None:
     tree: dict[str, Json] = {"a": {"b": 0.002, "c": {"d": None, "e": True}}, "f": ["x", "y"], "g": "text", "h": {}}
-    assert flatten_parameters(tree) == {
+    assert flatten_parameters(tree, whole="recipe.json") == {
         "a.b": "0.002", "a.c.d": "null", "a.c.e": "true", "f": '["x", "y"]', "g": "text", "h": "{}",
     }  # fmt: skip
 
 
-def test_a_parameter_beyond_the_stores_limit_is_cut_to_it() -> None:
-    assert flatten_parameters({"a": "x" * 7_000})["a"] == "x" * 5_997 + "..."
+def test_a_parameter_beyond_the_stores_limit_is_cut_to_it_and_names_the_artifact_that_has_it_whole() -> None:
+    end = " ... (whole in recipe.json)"
+    assert flatten_parameters({"a": "x" * 6_000}, whole="recipe.json")["a"] == "x" * 6_000
+    assert flatten_parameters({"a": "x" * 6_001}, whole="recipe.json")["a"] == "x" * (6_000 - len(end)) + end
 
 
 def test_datasets_are_the_raw_files_and_the_inputs_with_digests_that_fit() -> None:
@@ -125,6 +127,15 @@ def test_the_page_of_a_server_is_its_address_and_that_of_a_database_a_command(tm
     assert command.endswith(f" ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db")
 
 
+def test_a_password_for_a_server_in_the_environments_uri_is_refused_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:planted@host")
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI in the environment holds more .* MLFLOW_TRACKING_PASS"):
+        check_tracking(recipe_in(tmp_path))
+    assert page_command(recipe_in(tmp_path)) == "https://***@host"
+
+
 @pytest.mark.parametrize("alias", ["v9", "latest", "a.b"])
 def test_an_alias_that_mlflow_would_refuse_after_the_training_is_refused_before(tmp_path: Path, alias: str) -> None:
     with pytest.raises(UserError, match=r"tracking\.alias: '.*' is no alias for MLflow"):
@@ -140,7 +151,7 @@ def test_a_server_that_is_away_is_named_with_the_reason_and_the_way_out(tmp_path
 
 @pytest.mark.mlflow
 def test_a_server_that_refuses_is_named_with_its_answer(tmp_path: Path, refusing_server: str) -> None:
-    with pytest.raises(SetupError, match=f"{refusing_server} cannot be used: .*403"):
+    with pytest.raises(SetupError, match=f"{refusing_server} forbids us to use it: .*403"):
         check_tracking(recipe_in(tmp_path, uri=refusing_server))
 
 

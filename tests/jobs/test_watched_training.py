@@ -1,4 +1,7 @@
-"""A real training beside a real MLflow server that is killed and comes back: all points arrive, each once."""
+"""A real training beside a real MLflow server with accounts that is killed and comes back.
+
+All points arrive, each once, and nothing that it leaves holds a password.
+"""
 
 import json
 import time
@@ -6,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mlflow_server import PATIENCE_SECONDS, MlflowServer
+from mlflow_server import ADMIN, PATIENCE_SECONDS, MlflowServer
+from planted_secrets import EVERY, SECRETS, holders
 
 from gpt_core.artifact import Artifact
 from gpt_core.training.curves import STEPS, read_steps
 from jobs.pipeline_run import open_pipeline_run
 from jobs.tracking import RUN_ID
-from tiny_training import finish, make_recipe, make_shards, make_tokenizer, start_training
+from tiny_training import finish_telling, make_recipe, make_shards, make_tokenizer, start_training
 
 STEPS_IN_ALL = 80
 
@@ -31,10 +35,13 @@ def test_a_server_that_goes_away_while_it_trains_has_every_point_in_the_end(
 ) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", RUN_ID, "RANK"):
         monkeypatch.delenv(name, raising=False)
+    for name, secret in SECRETS.items():
+        monkeypatch.setenv(name, secret)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
     tokenizer = make_tokenizer(tmp_path / "tokenizer")
     inputs = {"shards": make_shards(tmp_path / "shards", tokenizer.root), "tokenizer": tokenizer}
     out = tmp_path / "out"
-    with MlflowServer(tmp_path) as server:
+    with MlflowServer(tmp_path, admin_password=SECRETS["MLFLOW_TRACKING_PASSWORD"]) as server:
         settings = {"tokens": 32 * 32 * STEPS_IN_ALL, "batch_sequences": 32, "validate_every_steps": 40}
         slow = {"processes": 1, "micro_batch_sequences": 1}
         recipe = make_recipe(tmp_path, pretrain=settings, train=slow, tracking={"uri": server.uri})
@@ -51,7 +58,7 @@ def test_a_server_that_goes_away_while_it_trains_has_every_point_in_the_end(
         missed = len(list(read_steps(out / STEPS)))
         wait(lambda: len(list(read_steps(out / STEPS))) > missed or job.poll() is not None)  # it trains on
         server.start()
-        artifact = finish(job, out)
+        artifact, told = finish_telling(job, out)
         run.finish_stage(stage, artifact)
         assert 0 < seen < STEPS_IN_ALL
         assert_every_point_once(run.store.client, stage, artifact)
@@ -60,6 +67,9 @@ def test_a_server_that_goes_away_while_it_trains_has_every_point_in_the_end(
         figures = run.store.client.get_run(stage).data.metrics
         assert figures["system/cpu_utilization_percentage"] >= 0
         assert "of 1 ranks" in run.store.client.get_run(stage).data.tags["gptmill.mfu"]
+        run.finish("FINISHED")
+    assert not holders(tmp_path)
+    assert EVERY not in told
 
 
 def assert_every_point_once(client: object, run_id: str, artifact: Artifact) -> None:

@@ -14,7 +14,7 @@ from pipelines.plan import make_plan, resolve_paths
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "recipes" / "demo.yaml"
-COMMANDS = ("shards push", "run", "plan", "status", "doctor", "generate", "report", "schema")
+COMMANDS = ("shards push", "run", "sweep", "plan", "status", "doctor", "generate", "lineage", "report", "schema")
 
 
 def gptmill(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
@@ -46,6 +46,16 @@ def test_each_command_shows_an_example(command: str) -> None:
         (["plan", str(DEMO), "--until", "nothing"], "nothing is no stage of this recipe"),
         (["report", str(DEMO), "--set", "workspace={tmp}/w"], "no stage is made yet; start with: gptmill run"),
         (["generate", "/nowhere", "--prompt", "x"], "/nowhere"),
+        (
+            ["sweep", str(DEMO), "--set", "dedup.bands=16"],
+            "--set: 1 problem(s)\n  no field has several values; list them",
+        ),
+        (["sweep", str(DEMO), "--set", "name=a,b", "--only", "x", "--until", "y"], "exclude each other"),
+        (["lineage", "models:/demo"], "models:/demo: write it as models:/NAME@ALIAS or models:/NAME/VERSION"),
+        (
+            ["lineage", "{tmp}"],
+            "no manifest.json there; give models:/NAME@ALIAS, an output folder or runs/RECIPE/STAGE",
+        ),
         (["shards", "push", str(DEMO), "s3://a:b@c/d"], "URI: holds more than a bucket and a folder; leave out user:"),
         (["shards", "push", str(DEMO), "file:///x", "--set", "workspace={tmp}/w"], "the stage shards is not made yet"),
         (
@@ -53,12 +63,20 @@ def test_each_command_shows_an_example(command: str) -> None:
             "shards_from: holds more than a",
         ),
         (["run", str(DEMO), "--only", "dedup", "--set", "workspace={tmp}/w"], "its input clean is not made yet"),
+        (["run", str(DEMO), "--set", "tracking.uri=https://me:planted@h"], "uri: holds more than a server's address"),
+        (
+            ["run", str(DEMO), "--set", "tracking.uri=[https://me:planted@h"],
+            "tracking.uri=[https://***@h: 1 problem",
+        ),
+        (["run", str(DEMO), "--set", "finetune.test=s3://me:planted@h/x"], "finetune.test: 's3://***@h/x' is refused"),
+        (["plan", str(DEMO), "--set", "cluster.ray.jobs_address=http://me:planted@h"], '"http://***@h" is refused'),
     ],
 )
 def test_what_a_user_did_wrong_is_said_and_exits_2(arguments: list[str], message: str, tmp_path: Path) -> None:
     done = gptmill(*(argument.replace("{tmp}", str(tmp_path)) for argument in arguments))
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert "planted" not in done.stdout + done.stderr
     assert done.returncode == 2
 
 

@@ -146,7 +146,7 @@ def test_a_browser_fetches_nothing(recipe: Recipe, artifacts: dict[str, Artifact
 def test_every_chart_is_well_formed_and_has_a_title(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
     html = render_report(recipe, artifacts)
     charts = [ElementTree.fromstring(chart) for chart in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]  # noqa: S314
-    assert len(charts) == 26
+    assert len(charts) == 27
     names = [chart[0].text for chart in charts]
     assert all(chart[0].tag == "{http://www.w3.org/2000/svg}title" for chart in charts)
     assert "Confusion matrix of the fine-tuned model" in names
