@@ -31,8 +31,8 @@ from gpt_core.data.batches import TrainingSamples
 from gpt_core.data.index import ShardEntry, ShardIndex, read_index, write_index
 from gpt_core.data.shard_set import ShardSet, locate_in
 from gpt_core.data.shards import ShardMetadata, write_shard
-from gpt_core.model.config import IGNORED
 from gpt_core.recipe import Pretrain
+from gpt_core.tasks.spec import IGNORED
 
 CONTEXT, BATCH, OPENED, FAR = 2_048, 64, 10_000, 10**9
 MOST_OPEN_SECONDS, MOST_OPEN_BYTES, MOST_RESUME = 1.0, 64 << 20, 2.0

@@ -19,8 +19,8 @@ from torch import Tensor
 from gpt_core.artifact import open_artifact
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_set import ShardSet
-from gpt_core.model.config import IGNORED
 from gpt_core.recipe import Pretrain
+from gpt_core.tasks.spec import IGNORED
 from gpt_core.training.schedule import Schedule
 
 WARMUP_SHARE = 0.05

@@ -1,255 +1,145 @@
-"""Fine-tuning with DeepSpeed ZeRO: a pre-trained language model and labelled texts in, a classifier out.
+"""Fine-tuning with DeepSpeed ZeRO: a language model and labelled rows in, a model of the task out.
 
-L3 = L2 + lm_coefficient x L1, each a mean over the global batch. The epoch with the best validation accuracy is kept.
-Then the same model is trained from random weights on the same batches with the same schedule: what pre-training is
-worth. Minutes of work: killed and started again, it begins anew, and ends with the same weights.
+    python -m torch.distributed.run --standalone --nproc-per-node 2 -m jobs.finetune --recipe ... --output ...
+
+L3 = L2 + lambda L1, each a mean over the global batch. For each seed there is a training from the language model's
+weights and one from random weights, of which all learn: what pre-training is worth. Of each the epoch with the best
+validation figure is kept, and of the seeds the best model.
+
+Killed and started again, on any number of ranks at any ZeRO stage, it goes on behind its last checkpoint with the same
+examples in the same order; on as many ranks it ends with the same weights. Trainings that are whole are not repeated.
+SIGTERM to any rank is a wish to stop: all save behind the same step and exit 75.
 """
 
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
+import gc
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from statistics import mean, stdev
+from typing import get_args
 
 from gpt_core.artifact import write_json
-from gpt_core.model.heads import TaskModel
-from gpt_core.model.hf import save_task_model
-from gpt_core.model.hf_config import LANGUAGE_MODEL, read_config
-from gpt_core.model.start import load_for_task
-from gpt_core.model.trainable import freeze, thaw
 from gpt_core.recipe import Finetune
-from gpt_core.tasks.batches import epoch_batches, make_batch, share_of
-from gpt_core.tasks.labelled import read_splits
-from gpt_core.tasks.sequences import Examples, encode_rows
-from gpt_core.tasks.spec import TaskSpec
-from gpt_core.tasks.tokenizer import write_task_tokenizer
-from gpt_core.tokenizer.tokenizer import Tokenizer
+from gpt_core.report.model_card import write_model_card
+from gpt_core.tasks.scores import headline
 from gpt_core.training.curves import Curves
-from gpt_core.training.engine import Engine
-from gpt_core.training.guard import Guard
-from gpt_core.training.loop import MicroBatch, StepFigures, train
-from gpt_core.training.objective import TaskObjective
-from gpt_core.training.schedule import Schedule
-from gpt_core.training.zero_config import micro_batch_size
+from gpt_core.training.tuning import Tuning
+from jobs.finetune_record import Progress
+from jobs.finetune_training import MODEL_FOLDERS, Result, Run, Start, Training, settle
 from jobs.job import Job, Outcome, run_job
 from jobs.node_metrics import watch_node
-from jobs.tracking import MetricSink, metric_logger
-from jobs.zero import ZeroEngine, join_ranks, part_ranks
+from jobs.preemption import note_sigterm
+from jobs.tracking import metric_logger
+from jobs.zero import join_ranks, part_ranks, tell_all_ranks
 
-MODEL_FOLDERS = {"pretrained": "model", "scratch": "scratch"}
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The labelled texts, encoded, and this rank's way to cut them into micro-batches."""
-
-    train: Examples
-    validation: Examples
-    steps: list[list[int]]  # the global batch of each step: numbers of training examples
-    spec: TaskSpec
-    settings: Finetune
-    vocab_size: int  # the tokenizer's
-    end_of_text_id: int
-    rank: int
-    world_size: int
-    micro_batch: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Global batches in one pass over the training split."""
-        return len(self.steps) // self.settings.epochs
-
-    def of_step(self, step: int) -> Iterator[MicroBatch]:
-        """This rank's micro-batches of `step`."""
-        return self._cut(self.train, self.steps[step], size=self.settings.batch_sequences)
-
-    def of_validation(self) -> Iterator[MicroBatch]:
-        """This rank's part of the validation split, sorted by length."""
-        order = self.validation.lengths.argsort(kind="stable").tolist()
-        size = self.micro_batch * self.world_size
-        for start in range(0, len(order), size):
-            yield from self._cut(self.validation, order[start : start + size], size=size)
-
-    def counts(self, step: int) -> tuple[int, int]:
-        """(examples, next-token targets) in the global batch of `step`."""
-        rows = self.steps[step]
-        return len(rows), int(self.train.n_targets[rows].sum())
-
-    def _cut(self, examples: Examples, rows: list[int], *, size: int) -> Iterator[MicroBatch]:
-        part = share_of(self.rank, self.world_size, rows, size=size)
-        for start in range(0, len(part), self.micro_batch):
-            assert self.spec.marks is not None
-            batch = make_batch(examples, part[start : start + self.micro_batch], pad_id=self.spec.marks.pad)
-            arrays = (batch.ids, batch.lengths, batch.targets, batch.labels)
-            yield MicroBatch(tuple(map(torch.from_numpy, arrays)))
+PREFIXES: dict[Start, str] = {"pretrained": "", "scratch": "scratch_"}
+KEPT = ("checkpoints", "seeds", *MODEL_FOLDERS.values())  # between attempts
 
 
 def make(job: Job) -> Outcome:
-    """The classifier, and the same one from scratch, are trained and exported."""
+    """All trainings are whole, their models stand in the output, and the best seed's where one looks for a model."""
     settings = job.recipe.finetune
     assert settings is not None
     rank, world_size = join_ranks(job.recipe.cluster.train)
-    pretrained = job.inputs["pretrain"].file("model/config.json").parent
-    splits = _read_splits(job, settings, pretrained, rank=rank, world_size=world_size)
-    starts = ["pretrained", "scratch"] if settings.from_scratch_baseline else ["pretrained"]
-    curves = {start: Curves() for start in starts}
-    with closing(metric_logger(job.recipe)) as sink, watch_node(job.recipe):
-        for index, start in enumerate(starts):
-            report = partial(_report, job, sink, start=start, runs_done=index, runs=len(starts), splits=splits)
-            model = _make_classifier(pretrained, splits, from_scratch=start == "scratch")
-            weights = _tune(job, model, splits, curves[start], report)
-            if rank == 0:
-                model = _make_classifier(pretrained, splits)  # a new one: ZeRO 3 leaves the other without weights
-                thaw(model, {name.removeprefix("model."): value for name, value in weights.items()})
-                _export(model, job.output / MODEL_FOLDERS[start], splits, tokenizer_folder=pretrained)
-    return _finish(job, splits, curves, model) if rank == 0 else Outcome([])
+    tuning = Tuning.read(settings, _language_model(job, settings))
+    trainings = _plan(job, settings)
+    waiting = tell_all_ranks([not training.result_file.exists() for training in trainings])
+    examples = settings.epochs * len(tuning.train)
+    progress = Progress(job, total=len(trainings) * examples)
+    with ExitStack() as stack:
+        stop_requested = stack.enter_context(note_sigterm())
+        sink = stack.enter_context(closing(metric_logger(job.recipe)))
+        stack.enter_context(watch_node(job.recipe))
+        for training, waits in zip(trainings, waiting, strict=True):
+            if waits:
+                Run(job, tuning, training, rank=rank, world_size=world_size).train(sink, progress, stop_requested)
+                gc.collect()  # an engine's objects point at each other
+            progress.next_training(examples)
+    return _finish(job, tuning, trainings) if rank == 0 else Outcome([])
 
 
-def _read_splits(job: Job, settings: Finetune, pretrained: Path, *, rank: int, world_size: int) -> Splits:
-    rows = read_splits(settings)
-    tokenizer = Tokenizer.load(pretrained)
-    config, _ = read_config(pretrained, LANGUAGE_MODEL)
-    max_tokens = settings.max_tokens or config.context_length
-    spec = TaskSpec.of_recipe(settings, rows.labels, max_tokens=max_tokens, vocab_size=tokenizer.vocab_size)
-    encode = partial(encode_rows, tokenizer=tokenizer, spec=spec)
-    train_split = encode(rows.train)
-    cut = partial(epoch_batches, train_split.lengths, batch_sequences=settings.batch_sequences, seed=settings.seed)
-    return Splits(
-        train=train_split,
-        steps=[rows for epoch in range(settings.epochs) for rows in cut(epoch=epoch)],
-        validation=encode(rows.validation),
-        spec=spec,
-        settings=settings,
-        vocab_size=tokenizer.vocab_size,
-        end_of_text_id=tokenizer.end_of_text_id,
-        rank=rank,
-        world_size=world_size,
-        micro_batch=micro_batch_size(
-            settings.batch_sequences,
-            world_size=world_size,
-            at_most=job.recipe.cluster.train.micro_batch_sequences,
-        ),
+def _language_model(job: Job, settings: Finetune) -> Path:
+    """The folder of the model to begin with: that of pre-training, or without a corpus the recipe's."""
+    if "pretrain" in job.inputs:
+        return job.inputs["pretrain"].file("model/config.json").parent
+    assert settings.model is not None
+    return Path(settings.model)
+
+
+def _plan(job: Job, settings: Finetune) -> list[Training]:
+    """The trainings, in order."""
+    starts: tuple[Start, ...] = get_args(Start) if settings.from_scratch_baseline else ("pretrained",)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    return [Training(seed, start, settings.seeds == 1, job.output) for seed in seeds for start in starts]
+
+
+def _finish(job: Job, tuning: Tuning, trainings: list[Training]) -> Outcome:
+    """The best seed's models, the curves and the model card stand in the output, which the outcome describes."""
+    results = {training: Result.read(training) for training in trainings}
+    for training, result in results.items():
+        settle(job, training, result)  # again: a former attempt may have been killed in the midst of it
+    best = _best_seed(tuning, results)
+    paths = [_place(training) for training in trainings if training.seed == best]
+    curves = {training.name: Curves.read(training.steps_file) for training in trainings}
+    paths.append(write_json(job.output / "curves.json", {name: each.thinned() for name, each in curves.items()}))
+    if not trainings[0].alone:
+        paths.append(job.output / "seeds")
+    tuned = [curves[training.name] for training in trainings if not training.from_scratch]
+    figures = {
+        "train_loss": mean(each.last("train_loss") for each in tuned),
+        **_validation_figures(tuning, results),
+        "tokens_per_second": mean(each.mean_of_last("tokens_per_second", len(each.series)) for each in tuned),
+    }
+    write_model_card(
+        job.output / MODEL_FOLDERS["pretrained"], job.recipe, tuning.spec, figures, train_examples=len(tuning.train)
     )
-
-
-def _make_classifier(pretrained: Path, splits: Splits, *, from_scratch: bool = False) -> TaskModel:
-    settings, spec = splits.settings, splits.spec
-    decoder = load_for_task(pretrained, splits.vocab_size, seed=settings.seed)
-    if from_scratch:
-        decoder.init_weights(settings.seed)
-    model = TaskModel(
-        decoder,
-        n_outputs=spec.n_outputs,
-        target=spec.target,
-        dropout=settings.classifier_dropout,
-        seed=settings.seed,
-    )
-    freeze(model, settings, spec.marks)
-    return model
-
-
-def _tune(job: Job, model: TaskModel, splits: Splits, curves: Curves, report: "partial[None]") -> dict[str, Tensor]:
-    """The weights of the epoch with the best validation accuracy, on rank 0; the first of equals."""
-    settings = splits.settings
-    steps = len(splits.steps)
-    schedule = Schedule(
-        shape="linear",
-        peak=settings.learning_rate,
-        final=0.0,
-        warmup_steps=math.ceil(settings.warmup_fraction * steps),
-        steps=steps,
-    )
-    model.decoder.activation_checkpointing = job.recipe.cluster.train.activation_checkpointing
-    objective = TaskObjective(model, splits.spec, settings.precision, with_language_model=settings.lm_weight > 0)
-    cluster = job.recipe.cluster.train.model_copy(update={"compile": False})  # every length would be compiled anew
-    engine = ZeroEngine(objective, settings, cluster, micro_batch=splits.micro_batch)
-
-    def weigh(step: int, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        examples, targets = splits.counts(step)
-        loss, lm_loss, _ = output
-        return loss / examples + settings.lm_weight * lm_loss / targets, [loss, lm_loss]
-
-    best, best_accuracy = {}, -1.0
-    guard = Guard.of_settings(settings)
-    for figures in train(engine, schedule, batches=splits.of_step, weigh=weigh, guard=guard, seed=settings.seed):
-        examples, targets = splits.counts(figures.step - 1)
-        values = {"learning_rate": figures.learning_rate}
-        if not figures.skipped:
-            values["train_loss"] = figures.sums[0] / examples
-        if settings.lm_weight > 0 and not figures.skipped:
-            values["lm_loss"] = figures.sums[1] / targets
-        if figures.step % splits.steps_per_epoch == 0:
-            values["validation_accuracy"] = _validate(engine, splits)
-            if values["validation_accuracy"] > best_accuracy:
-                best, best_accuracy = engine.weights(), values["validation_accuracy"]
-        curves.add(figures.step, values)
-        report(figures, values)
-    return best
-
-
-def _validate(engine: Engine, splits: Splits) -> float:
-    """Accuracy on the validation split, on every rank."""
-    correct = 0.0
-    for batch in splits.of_validation():
-        _, _, logits = engine.predict(*batch.inputs)
-        correct += float((logits.argmax(dim=-1).cpu() == batch.inputs[-1]).sum())
-    return engine.sum_over_ranks([correct])[0] / len(splits.validation)
-
-
-def _report(
-    job: Job,
-    sink: MetricSink,
-    figures: StepFigures,
-    values: Mapping[str, float],
-    *,
-    start: str,
-    runs_done: int,
-    runs: int,
-    splits: Splits,
-) -> None:
-    sink(figures.step, {f"{start}_{name}": value for name, value in values.items()})
-    a_run = splits.settings.epochs * len(splits.train)
-    done = min(figures.step * splits.settings.batch_sequences, a_run)
-    measures = {"loss": values["train_loss"]} if "train_loss" in values else {}
-    job.report(runs_done * a_run + done, runs * a_run, "examples", **measures)
-
-
-def _export(model: TaskModel, folder: Path, splits: Splits, *, tokenizer_folder: Path) -> None:
-    """The classifier in Hugging Face layout, with a tokenizer that adds its start and extract tokens."""
-    folder.mkdir()
-    save_task_model(model, folder, splits.spec, end_of_text_id=splits.end_of_text_id)
-    write_task_tokenizer(tokenizer_folder, folder, splits.spec)
-
-
-def _finish(job: Job, splits: Splits, curves: Mapping[str, Curves], model: TaskModel) -> Outcome:
-    """The outcome names what was made."""
-    folders = [job.output / MODEL_FOLDERS[start] for start in curves]
-    curves_file = write_json(job.output / "curves.json", {start: curve.thinned() for start, curve in curves.items()})
-    tuned = curves["pretrained"]
-    figures = {"train_loss": tuned.last("train_loss"), "validation_accuracy": _best(tuned)}
-    if "scratch" in curves:
-        figures["scratch_validation_accuracy"] = _best(curves["scratch"])
+    folders = [training.checkpoints for training in trainings if training.checkpoints.exists()]
+    notes = [path for training in trainings for path in (training.steps_file, training.result_file)]
     return Outcome(
-        paths=[*folders, curves_file],
+        paths=paths,
         counts={
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "steps": int(tuned.series["learning_rate"][-1][0]),
-            "train_examples": len(splits.train),
-            "validation_examples": len(splits.validation),
-            "labels": len(splits.spec.labels),
+            "parameters": results[trainings[0]].parameters,
+            "trainable_parameters": results[trainings[0]].trainable_parameters,
+            "steps": int(tuned[0].series["learning_rate"][-1][0]),
+            "train_examples": len(tuning.train),
+            "validation_examples": len(tuning.validation),
+            "labels": len(tuning.spec.labels),
         },
         figures=figures,
         engines=("deepspeed", "torch"),
+        scratch=notes if folders else [job.output / "checkpoints"],
     )
 
 
-def _best(curves: Curves) -> float:
-    return max(value for _, value in curves.series["validation_accuracy"])
+def _best_seed(tuning: Tuning, results: Mapping[Training, Result]) -> int:
+    """The one whose pre-trained start does best on the validation examples; the first of equals."""
+    name, sign = headline(tuning.spec.target)
+    found = {training.seed: result.figures[name] for training, result in results.items() if not training.from_scratch}
+    return max(found, key=lambda seed: sign * found[seed])
+
+
+def _place(training: Training) -> Path:
+    """The training's model stands where that of the output is looked for, a copy where there are several seeds."""
+    folder = training.output / MODEL_FOLDERS[training.start]
+    if not training.alone:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(training.model, folder)
+    return folder
+
+
+def _validation_figures(tuning: Tuning, results: Mapping[Training, Result]) -> dict[str, float]:
+    """The headline of each start: the mean over the seeds and, of several, their standard deviation."""
+    name, _ = headline(tuning.spec.target)
+    figures: dict[str, float] = {}
+    for start, prefix in PREFIXES.items():
+        values = [result.figures[name] for training, result in results.items() if training.start == start]
+        if values:
+            figures[f"{prefix}validation_{name}"] = mean(values)
+        if len(values) > 1:
+            figures[f"{prefix}validation_{name}_spread"] = stdev(values)
+    return figures
 
 
 if __name__ == "__main__":
-    run_job("finetune", make, part=part_ranks)
+    run_job("finetune", make, keeps=KEPT, part=part_ranks)

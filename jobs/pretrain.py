@@ -20,32 +20,33 @@ import torch
 from gpt_core.artifact import write_atomically, write_json
 from gpt_core.data.batches import TrainingSamples, ValidationWindows
 from gpt_core.data.shard_cache import ShardCache, open_side
-from gpt_core.errors import PreemptedError
 from gpt_core.fingerprint import fingerprint
-from gpt_core.model.config import IGNORED, DecoderConfig
+from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.hf import save_language_model
 from gpt_core.model.start import start_decoder
+from gpt_core.tasks.spec import IGNORED
 from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
 from gpt_core.training.checkpoint import Checkpoints
 from gpt_core.training.curves import STEPS, Curves, read_steps
 from gpt_core.training.engine import Engine
 from gpt_core.training.estimate import training_flops_per_token
 from gpt_core.training.guard import Guard
-from gpt_core.training.loop import MicroBatch, StepFigures, train
+from gpt_core.training.loop import MicroBatch, train
 from gpt_core.training.objective import LanguageObjective
 from gpt_core.training.prefetch import Prefetch
 from gpt_core.training.schedule import Schedule
 from gpt_core.training.zero_config import micro_batch_size
 from jobs.job import Job, Outcome, read_identity, run_job
 from jobs.node_metrics import watch_node
-from jobs.preemption import note_sigterm
+from jobs.preemption import Keeper, note_sigterm
 from jobs.pretrain_record import SKIPPED, Recorder
 from jobs.pretrain_sample import Sampler
 from jobs.tracking import metric_logger
 from jobs.zero import ZeroEngine, join_ranks, part_ranks
 
 SAMPLES = "samples.json"
+KEPT = ("checkpoints", STEPS)  # between attempts
 LOSS_STEPS = 20  # over which the training loss that is told at the end is averaged
 
 
@@ -163,7 +164,7 @@ def _train(
     done, state = checkpoints.load_newest(engine)
     guard = Guard.of_settings(settings, state.get("guard"))
     with ExitStack() as stack:
-        stop_requested = stack.enter_context(note_sigterm())
+        keeper = Keeper(checkpoints, engine, stack.enter_context(note_sigterm()))
         sink = stack.enter_context(closing(metric_logger(job.recipe)))
         stack.enter_context(watch_node(job.recipe))
         prefetch = stack.enter_context(
@@ -186,7 +187,7 @@ def _train(
             guard=guard,
             seed=settings.seed,
             first_step=done,
-            signals=lambda: (stop_requested(), checkpoints.written),
+            signals=keeper.signals,
         ):
             step = figures.step
             nats, z = (value / n_targets(step - 1) for value in figures.sums)
@@ -197,26 +198,14 @@ def _train(
                 if sampler is not None and text is not None:
                     recorder.sample(step, sampler.prompt, text)
             due = step % job.recipe.cluster.train.checkpoint_every_steps == 0 and step < schedule.steps
-            _keep(checkpoints, engine, recorder, guard, figures, due=due)
+            keeper.keep(figures, partial(_save, checkpoints, engine, recorder, guard, step), due=due)
     checkpoints.complete(engine)
 
 
-def _keep(
-    checkpoints: Checkpoints, engine: Engine, recorder: Recorder, guard: Guard, figures: StepFigures, *, due: bool
-) -> None:
-    """A checkpoint is written where one is due, and where one begun in the background is written, it is completed.
-
-    Raises PreemptedError, on all ranks alike, behind a checkpoint of this step, where a rank was asked to stop.
-    """
-    stopped, written = figures.signals
-    if due or stopped:
-        recorder.sync()
-        checkpoints.save(engine, figures.step, {"guard": guard.state()}, validation_loss=recorder.validation_loss)
-    elif written == engine.world_size:
-        checkpoints.complete(engine)
-    if stopped:
-        checkpoints.complete(engine)
-        raise PreemptedError(f"SIGTERM stopped it behind step {figures.step}; {checkpoints.way_on()}")
+def _save(checkpoints: Checkpoints, engine: Engine, recorder: Recorder, guard: Guard, step: int) -> None:
+    """A checkpoint behind `step` stands, or will."""
+    recorder.sync()
+    checkpoints.save(engine, step, {"guard": guard.state()}, validation_loss=recorder.validation_loss)
 
 
 def _fetch(batches: Batches, device: torch.device, step: int) -> list[MicroBatch]:
@@ -275,4 +264,4 @@ def _export(job: Job, decoder: Decoder, tokenizer: Tokenizer, batches: Batches) 
 
 
 if __name__ == "__main__":
-    run_job("pretrain", make, keeps=("checkpoints", STEPS), part=part_ranks)
+    run_job("pretrain", make, keeps=KEPT, part=part_ranks)

@@ -73,6 +73,13 @@ def join_ranks(train: TrainCluster) -> tuple[int, int]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
+def tell_all_ranks(value: Json) -> Any:
+    """Rank 0's value. Every rank must call."""
+    told = [value]
+    torch.distributed.broadcast_object_list(told)
+    return told[0]
+
+
 def part_ranks() -> None:
     """Every rank is here, and rank 0's last work is done.
 

@@ -18,6 +18,7 @@ import torch
 from deepspeed.checkpoint.constants import (
     BASE_OPTIMIZER_STATE,
     FP32_FLAT_GROUPS,
+    FROZEN_PARAM_FRAGMENTS,
     MODEL_FILE_SUFFIX,
     OPTIM_FILE_SUFFIX,
     OPTIMIZER_STATE_DICT,
@@ -30,6 +31,7 @@ from gpt_core.errors import ArtifactError
 
 TAG = "zero"  # the folder of DeepSpeed's files inside a checkpoint
 WEIGHTS = "fp32"  # beside the names of the optimizer's states
+FROZEN = -1  # in the place of a vector's number: what does not learn stands in the model's file, under its name
 
 State = Mapping[str, Any]  # of an optimizer: tensors with a number for each element, and others
 
@@ -65,7 +67,10 @@ class FilesInMemory(CheckpointEngine):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Fragment:
-    """`numel` elements of a parameter, from its `start`: at `offset` in the rank's vector number `vector`."""
+    """`numel` elements of a parameter, from its `start`: at `offset` in the rank's vector number `vector`.
+
+    What does not learn and is whole on every rank is rank 0's.
+    """
 
     vector: int
     start: int
@@ -93,6 +98,11 @@ class Layout:
         """What a rank left in a checkpoint."""
         tree = json.loads(path.read_text(encoding="utf-8"))
         return cls(**tree | {"fragments": {name: Fragment(**each) for name, each in tree["fragments"].items()}})
+
+    @property
+    def learning(self) -> dict[str, Fragment]:
+        """What the optimizer has."""
+        return {name: part for name, part in self.fragments.items() if part.vector != FROZEN}
 
     def to_json(self) -> str:
         """The same layout has the same text."""
@@ -155,10 +165,18 @@ class _Source:
         return self._open(f"*mp_rank_00{MODEL_FILE_SUFFIX}")
 
     @cached_property
+    def _frozen(self) -> list[Mapping[str, Tensor]]:
+        """Of each rank: its parts of what does not learn."""
+        if self._layouts[0].zero_stage < 3:
+            return [self.model["module"]] * len(self._layouts)
+        names = (f"zero_pp_rank_{rank}_mp_rank_00{MODEL_FILE_SUFFIX}" for rank in range(len(self._layouts)))
+        return [self._open(name)[FROZEN_PARAM_FRAGMENTS] for name in names]
+
+    @cached_property
     def _ranks(self) -> list[tuple[Sequence[Tensor], Mapping[int, State]]]:
         """Of each rank: its vectors of weights, and the optimizer's states of each."""
         if self._layouts[0].zero_stage == 0:
-            in_order = sorted(self._layouts[0].fragments.items(), key=lambda item: item[1].vector)
+            in_order = sorted(self._layouts[0].learning.items(), key=lambda item: item[1].vector)
             return [([self.model["module"][name] for name, _ in in_order], self.model["optimizer"]["state"])]
         names = (f"*zero_pp_rank_{rank}_mp_rank_00{OPTIM_FILE_SUFFIX}" for rank in range(len(self._layouts)))
         files = (self._open(name)[OPTIMIZER_STATE_DICT] for name in names)
@@ -188,15 +206,22 @@ class _Source:
     def read(self, out: Tensor, name: str, *, key: str, start: int) -> None:
         """`out`, a vector, holds the elements of a parameter's weights or state from `start`."""
         stop = start + out.numel()
-        for layout, (vectors, states) in zip(self._layouts, self._ranks, strict=True):
+        for rank, layout in enumerate(self._layouts):
             fragment = layout.fragments.get(name)
             if fragment is None:
                 continue
             low, high = max(start, fragment.start), min(stop, fragment.start + fragment.numel)
             if low < high:
-                vector = vectors[fragment.vector] if key == WEIGHTS else states[fragment.vector][key]
+                vector = self._vector(rank, fragment, name, key)
                 at = fragment.offset + low - fragment.start
                 out[low - start : high - start].copy_(vector.detach().reshape(-1)[at : at + high - low])
+
+    def _vector(self, rank: int, fragment: Fragment, name: str, key: str) -> Tensor:
+        if fragment.vector == FROZEN:
+            return self._frozen[rank][name]
+        vectors, states = self._ranks[rank]
+        vector: Tensor = vectors[fragment.vector] if key == WEIGHTS else states[fragment.vector][key]
+        return vector
 
 
 def _live_fragments(engine: Any) -> Iterator[tuple[str, Fragment]]:
@@ -204,7 +229,9 @@ def _live_fragments(engine: Any) -> Iterator[tuple[str, Fragment]]:
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     order = {id(value): n for n, value in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     for name, value in engine.module.named_parameters():
-        if stage == 0:
+        if not value.requires_grad:
+            yield name, _frozen_fragment(value, stage=stage, rank=engine.global_rank)
+        elif stage == 0:
             yield name, Fragment(order[id(value)], 0, 0, value.numel())
         elif stage == 3:
             vector, offset, size = optimizer.grad_position[optimizer.get_param_id(value)]
@@ -213,6 +240,13 @@ def _live_fragments(engine: Any) -> Iterator[tuple[str, Fragment]]:
         elif value._hp_mapping is not None:
             there, here = value._hp_mapping.lp_fragment_address, value._hp_mapping.hp_fragment_address
             yield name, Fragment(value._hp_mapping.param_group_index, there.start, here.start, there.numel)
+
+
+def _frozen_fragment(value: Any, *, stage: int, rank: int) -> Fragment:
+    if stage < 3:
+        return Fragment(FROZEN, 0, 0, 0 if rank else value.numel())
+    start = rank * value.ds_tensor.ds_numel
+    return Fragment(FROZEN, start, 0, max(0, min(value.ds_tensor.ds_numel, value.ds_numel - start)))
 
 
 def _model_file(engine: Any, layout: Layout, source: _Source) -> dict[str, Any]:
@@ -225,8 +259,20 @@ def _model_file(engine: Any, layout: Layout, source: _Source) -> dict[str, Any]:
         elif layout.zero_stage < 3:
             module[name] = torch.empty(shapes[name], dtype=value.dtype)
             source.read(module[name].view(-1), name, key=WEIGHTS, start=0)
-    optimizer = _optimizer_file(engine, layout, source) if layout.zero_stage == 0 else None
-    return source.model | {"module": module, "dp_world_size": layout.world_size, "optimizer": optimizer}
+    file = source.model | {"module": module, "dp_world_size": layout.world_size}
+    file["optimizer"] = _optimizer_file(engine, layout, source) if layout.zero_stage == 0 else None
+    file[FROZEN_PARAM_FRAGMENTS] = _frozen_parts(engine, layout, source) if layout.zero_stage == 3 else None
+    return file
+
+
+def _frozen_parts(engine: Any, layout: Layout, source: _Source) -> dict[str, Tensor]:
+    """This rank's parts of what does not learn, as stage 3 keeps them."""
+    named = engine.module.named_parameters()
+    parts = {name: torch.zeros_like(value.ds_tensor) for name, value in named if not value.requires_grad}
+    for name in parts.keys() & layout.fragments.keys():
+        fragment = layout.fragments[name]
+        source.read(parts[name][: fragment.numel], name, key=WEIGHTS, start=fragment.start)
+    return parts
 
 
 def _optimizer_file(engine: Any, layout: Layout, source: _Source) -> dict[str, Any]:
@@ -237,7 +283,7 @@ def _optimizer_file(engine: Any, layout: Layout, source: _Source) -> dict[str, A
         return file | {"state": _states(layout, [value.shape for value in vectors], source)}
     vectors = list(_vectors(file))  # the live ones
     with torch.no_grad():
-        for name, part in layout.fragments.items():
+        for name, part in layout.learning.items():
             source.read(vectors[part.vector][part.offset :][: part.numel], name, key=WEIGHTS, start=part.start)
     if layout.zero_stage < 3:  # states go with the vectors' padding, which is not written
         vectors = [value for group in engine.optimizer.param_groups for value in group["params"]]
@@ -248,7 +294,7 @@ def _optimizer_file(engine: Any, layout: Layout, source: _Source) -> dict[str, A
 def _states(layout: Layout, shapes: Sequence[Size], source: _Source) -> dict[int, dict[str, Any]]:
     """The optimizer's state of each vector of this rank. What has no dimension, as the steps' count, is one for all."""
     states: dict[int, dict[str, Any]] = {}
-    for name, part in layout.fragments.items():
+    for name, part in layout.learning.items():
         state = states.setdefault(part.vector, {})
         for key, value in source.state_of(name).items():
             if not torch.is_tensor(value) or value.ndim == 0:

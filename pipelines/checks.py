@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt_core.errors import SetupError, UserError
-from gpt_core.model.hf_config import require_shape
+from gpt_core.errors import InputError, SetupError, UserError
+from gpt_core.model.hf_config import LANGUAGE_MODEL, WEIGHTS, read_config, require_shape
 from gpt_core.recipe import Recipe
 from pipelines.java import java_problem
 from pipelines.machines import check_machines
@@ -16,7 +16,8 @@ from pipelines.training_plan import plan_training, require_memory
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
     """The inputs of what will run are there; all that it needs can be used.
 
-    That is Java, Ray's Jobs API, the machines that train, the tokenizer, the labels and the remote shards.
+    That is Java, Ray's Jobs API, the machines that train, the tokenizer, the labels, the model to fine-tune and the
+    remote shards.
     Raises UserError where not, and ArtifactError for a copy of the shards that is not whole.
     """
     require_inputs(plan)
@@ -33,6 +34,7 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
         check_machines(recipe)
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
+        check_model(recipe)
     require_shards(recipe, plan)
     training = plan_training(recipe, plan)
     if training is not None:
@@ -69,6 +71,36 @@ def check_labels(recipe: Recipe) -> None:
 
     if recipe.finetune is not None:
         read_splits(recipe.finetune)
+
+
+def check_model(recipe: Recipe) -> None:
+    """The model that finetune.model names, if any, can be loaded, and its tokenizer used. Raises UserError where not.
+
+    Of the weights the header alone is read.
+    """
+    settings = recipe.finetune
+    if settings is None or settings.model is None:
+        return
+    from safetensors import SafetensorError, safe_open
+
+    from gpt_core.tokenizer.existing import open_model_tokenizer  # tokenizers
+
+    folder = Path(settings.model)
+    config, _ = read_config(folder, LANGUAGE_MODEL)
+    try:
+        safe_open(folder / WEIGHTS, framework="numpy")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"finetune.model: {folder / WEIGHTS}: is not a safetensors file: {error}") from None
+    tokenizer = open_model_tokenizer(folder, field="finetune.model")
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"finetune.model: {folder}: its tokenizer has {tokenizer.vocab_size} tokens, but the model "
+            f"{config.vocab_size} rows for them; give the tokenizer of that model"
+        )
+    if (settings.max_tokens or 0) > config.context_length:
+        raise UserError(
+            f"finetune.max_tokens={settings.max_tokens} exceeds the context of finetune.model, {config.context_length}"
+        )
 
 
 def require_shards(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:

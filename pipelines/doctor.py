@@ -13,7 +13,7 @@ import psutil
 
 from gpt_core.errors import GptmillError
 from gpt_core.recipe import Recipe
-from pipelines.checks import check_labels, check_ray_jobs, prepare_workspace
+from pipelines.checks import check_labels, check_model, check_ray_jobs, prepare_workspace
 from pipelines.java import java_problem
 from pipelines.machines import check_machines
 from pipelines.plan import make_plan
@@ -34,15 +34,16 @@ class Finding:
 
 def examine(recipe: Recipe | None) -> list[Finding]:
     """All findings, good and bad, in a fixed order. Only a recipe's servers need an engine: MLflow, and Ray's jobs."""
-    return [*_machine(), *(_recipe_findings(recipe) if recipe else ())]
+    needs_java = recipe is None or recipe.corpus is not None
+    return [*_machine(needs_java=needs_java), *(_recipe_findings(recipe) if recipe else ())]
 
 
-def _machine() -> Iterator[Finding]:
+def _machine(*, needs_java: bool) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     right = (3, 11) <= sys.version_info[:2] <= (3, 13)
     yield Finding("python", right, f"{version} at {sys.executable}" + ("" if right else "; take 3.11 to 3.13"))
-    problem = java_problem()
-    yield Finding("java", problem is None, problem or "17 or newer")
+    problem = java_problem() if needs_java else None
+    yield Finding("java", problem is None, problem or ("17 or newer" if needs_java else "not needed: no corpus"))
     for name in ENGINES:
         found = importlib.util.find_spec(name) is not None
         yield Finding(name, found, importlib.metadata.version(name) if found else "not installed; run make install")
@@ -65,6 +66,8 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("disk", free >= NEEDED_DISK_BYTES, f"{free / 2**30:.1f} GiB free below {workspace}")
     yield _try("inputs", "every file of the recipe can be read", lambda: make_plan(recipe))
     yield _try("labels", "every row can be read and its label used", lambda: check_labels(recipe))
+    if recipe.finetune is not None and recipe.finetune.model is not None:
+        yield _try("model", "can be fine-tuned", lambda: check_model(recipe))
     yield _try("tracking", "answers", lambda: _check_tracking(recipe))
     train = recipe.cluster.train
     if train.nodes > 1 or train.hostfile is not None:

@@ -2,6 +2,8 @@
 
 corpus -> clean -> dedup -> tokenizer -> shards -> pretrain -> finetune -> evaluate
                       `-----------------^                `-----------------^
+
+A recipe without a corpus has the last two alone: finetune reads the files of finetune.model in place of pretrain.
 """
 
 from pathlib import Path
@@ -10,12 +12,14 @@ from gpt_core.fingerprint import Json
 from gpt_core.model.hf_config import CONFIG, WEIGHTS
 from gpt_core.recipe import Recipe, Section
 from gpt_core.text.inputs import expand_inputs
-from gpt_core.tokenizer.files import existing_files
+from gpt_core.tokenizer.files import existing_files, model_tokenizer_files
 from pipelines.stage import RawFile, Stage
 
 
 def stages_of(recipe: Recipe) -> list[Stage]:
     """The stages that `recipe` asks for, in order."""
+    if recipe.corpus is None:
+        return [stage for stage in STAGES if stage.name in ("finetune", "evaluate")]
     return [stage for stage in STAGES if stage.name != "finetune" or recipe.finetune is not None]
 
 
@@ -36,7 +40,7 @@ def _clean_decisions(recipe: Recipe) -> dict[str, Json]:
     if any(limits):
         decisions["max_documents"] = limits
     if recipe.finetune is not None and recipe.clean.decontaminate_ngram_words is not None:
-        decisions["finetune"] = {"text_field": recipe.finetune.text_fields[0]}
+        decisions["finetune"] = {"text_fields": list(recipe.finetune.text_fields)}
     return decisions
 
 
@@ -91,13 +95,26 @@ def _tokenizer_files(recipe: Recipe) -> list[RawFile]:
 
 def _finetune_decisions(recipe: Recipe) -> dict[str, Json]:
     assert recipe.finetune is not None
-    return {"finetune": _section(recipe.finetune, without=frozenset({"train", "validation", "test"}))}
+    return {"finetune": _section(recipe.finetune, without=frozenset({"model", "train", "validation", "test"}))}
+
+
+def _finetune_files(recipe: Recipe) -> list[RawFile]:
+    """The files of the model that is fine-tuned, where pretrain does not make it, and the labelled rows."""
+    assert recipe.finetune is not None
+    labelled = _labelled_files(recipe, "train", "validation")
+    if recipe.finetune.model is None:
+        return labelled
+    folder = Path(recipe.finetune.model)
+    files = [folder / CONFIG, folder / WEIGHTS, *model_tokenizer_files(folder)]
+    return [*(RawFile(file, "finetune.model", "init", {}) for file in files), *labelled]
 
 
 def _labelled_files(recipe: Recipe, *splits: str) -> list[RawFile]:
+    """Those of the recipe's labelled files that it names."""
     if recipe.finetune is None:
         return []
-    return [RawFile(Path(getattr(recipe.finetune, split)), f"finetune.{split}", split, {}) for split in splits]
+    named = [(split, getattr(recipe.finetune, split)) for split in splits]
+    return [RawFile(Path(path), f"finetune.{split}", split, {}) for split, path in named if path is not None]
 
 
 def _evaluate_decisions(recipe: Recipe) -> dict[str, Json]:
@@ -154,16 +171,16 @@ STAGES = [
         name="finetune",
         module="jobs.finetune",
         engine="deepspeed",
-        revision=1,
+        revision=2,
         reads=("pretrain",),
         decisions=_finetune_decisions,
-        raw_files=lambda recipe: _labelled_files(recipe, "train", "validation"),
+        raw_files=_finetune_files,
     ),
     Stage(
         name="evaluate",
         module="jobs.evaluate",
         engine="python",
-        revision=2,
+        revision=3,
         reads=("shards", "pretrain", "finetune"),
         decisions=_evaluate_decisions,
         raw_files=lambda recipe: _labelled_files(recipe, "test"),

@@ -24,8 +24,8 @@ def check_machines(recipe: Recipe) -> None:
             "to how often they may, or leave min_nodes out"
         )
     for nodes in range(least, train.nodes):
-        for section, settings in (("pretrain", recipe.pretrain), ("finetune", recipe.finetune)):
-            if settings is not None and settings.batch_sequences % (nodes * train.processes):
+        for section, settings in recipe.trainings.items():
+            if settings.batch_sequences % (nodes * train.processes):
                 raise UserError(
                     f"{section}.batch_sequences={settings.batch_sequences} is no multiple of the {nodes} x "
                     f"{train.processes} ranks that cluster.train.min_nodes={train.min_nodes} lets go on; make it one, "

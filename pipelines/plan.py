@@ -21,6 +21,12 @@ from pipelines.gpt import stages_of
 from pipelines.stage import RawFile, Stage
 
 RUNS = "runs"
+PATHS = {  # fields that name a file or folder, beside the workspace and lists
+    "tokenizer": ("path",),
+    "pretrain": ("init_from",),
+    "finetune": ("model", "train", "validation", "test"),
+    "cluster.train": ("shard_cache", "hostfile"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,21 +48,16 @@ def resolve_paths(recipe: Recipe) -> Recipe:
     """The recipe with every path absolute, so that a job may run from any folder."""
     tree = recipe.model_dump(mode="json")
     tree["workspace"] = str(_absolute(recipe.workspace, "workspace"))
-    for index, entry in enumerate(tree["corpus"]["inputs"]):
+    for index, entry in enumerate(tree["corpus"]["inputs"] if recipe.corpus is not None else ()):
         entry["path"] = str(_absolute(entry["path"], f"corpus.inputs.{index}.path"))
     files = enumerate(recipe.clean.decontaminate_files)
     tree["clean"]["decontaminate_files"] = [str(_absolute(p, f"clean.decontaminate_files.{i}")) for i, p in files]
-    if recipe.tokenizer.path is not None:
-        tree["tokenizer"]["path"] = str(_absolute(recipe.tokenizer.path, "tokenizer.path"))
-    if recipe.pretrain.init_from is not None:
-        tree["pretrain"]["init_from"] = str(_absolute(recipe.pretrain.init_from, "pretrain.init_from"))
-    for field in ("shard_cache", "hostfile"):
-        path = tree["cluster"]["train"][field]
-        if path is not None:
-            tree["cluster"]["train"][field] = str(_absolute(path, f"cluster.train.{field}"))
-    if recipe.finetune is not None:
-        for split in ("train", "validation", "test"):
-            tree["finetune"][split] = str(_absolute(tree["finetune"][split], f"finetune.{split}"))
+    for section, fields in PATHS.items():
+        *above, name = section.split(".")
+        parent = tree[above[0]] if above else tree
+        for field in fields if parent[name] is not None else ():
+            if parent[name][field] is not None:
+                parent[name][field] = str(_absolute(parent[name][field], f"{section}.{field}"))
     return Recipe.model_validate_json(json.dumps(tree))
 
 

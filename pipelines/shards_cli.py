@@ -61,7 +61,7 @@ def verify(recipe: RecipePath, overrides: Overrides = None) -> None:
     from pipelines.display import ByteBar
 
     plan = _plan(load(recipe, overrides))
-    root = plan["shards"].output
+    root = _placed(plan, "shards").output
     manifest = read_manifest(root)
     if manifest is None:
         raise _not_made("shards")
@@ -121,7 +121,7 @@ def push(
     problem = store_uri_problem(uri)
     if problem is not None:
         raise InputError(f"URI: {problem}")
-    output = _plan(load(recipe, overrides))["shards"].output
+    output = _placed(_plan(load(recipe, overrides)), "shards").output
     shards = open_artifact(output)  # with cluster.train.shards_from, the plan does without the shards themselves
     if shards is None:
         raise _not_made("shards")
@@ -140,13 +140,20 @@ def _whole(plan: dict[str, PlannedStage], *stages: str) -> dict[str, Artifact]:
     """The outputs of these stages. Raises InputError for one that is not made, ArtifactError for a damaged one."""
     artifacts = {}
     for stage in stages:
-        artifact = plan[stage].artifact
-        if artifact is None:
-            if plan[stage].why.startswith("damaged: "):
-                raise ArtifactError(plan[stage].why.removeprefix("damaged: "))
+        planned = _placed(plan, stage)
+        if planned.artifact is None:
+            if planned.why.startswith("damaged: "):
+                raise ArtifactError(planned.why.removeprefix("damaged: "))
             raise _not_made(stage)
-        artifacts[stage] = artifact
+        artifacts[stage] = planned.artifact
     return artifacts
+
+
+def _placed(plan: dict[str, PlannedStage], stage: str) -> PlannedStage:
+    """The stage. Raises InputError where the recipe has no corpus, and so no such stage."""
+    if stage not in plan:
+        raise InputError(f"the recipe has no corpus, and so no {stage}; it fine-tunes finetune.model as it stands")
+    return plan[stage]
 
 
 def _not_made(stage: str) -> InputError:

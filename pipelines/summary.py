@@ -6,12 +6,14 @@ from rich import box
 from rich.table import Table
 
 from gpt_core.artifact import Artifact
+from gpt_core.report.evaluation import MEASURES
+from gpt_core.tasks.scores import HEADLINE
 
 Row = tuple[str, str]
 
 
 def summary_table(artifacts: Mapping[str, Artifact]) -> Table:
-    """One table over all whole stages, in three parts: documents and tokens, models, time."""
+    """One table over all whole stages, in three parts, those that there are: documents and tokens, models, time."""
     table = Table(show_header=False, box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(justify="left", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
@@ -46,18 +48,34 @@ def _models(artifacts: Mapping[str, Artifact]) -> Iterator[Row]:
     if pretrain:
         yield "parameters", f"{pretrain.manifest.counts['parameters']:,}"
         yield "tokens trained on", f"{pretrain.manifest.counts['tokens']:,}"
-    if not evaluate:
+    if evaluate:
+        figures = evaluate.manifest.figures
+        if "validation_loss" in figures:
+            yield "validation loss", f"{figures['validation_loss']:.3f} nats/token"
+            yield "  bits per byte", f"{figures['validation_bits_per_byte']:.3f}"
+        yield from _task(figures)
+
+
+def _task(figures: Mapping[str, float]) -> Iterator[Row]:
+    """The headline of every contestant, and what pre-training is worth."""
+    name = next((name for name in HEADLINE.values() if f"test_{name}_low" in figures), None)
+    if name is None:
         return
-    figures = evaluate.manifest.figures
-    yield "validation loss", f"{figures['validation_loss']:.3f} nats/token"
-    yield "  bits per byte", f"{figures['validation_bits_per_byte']:.3f}"
-    for label, name in (
-        ("test accuracy, fine-tuned", "test_accuracy"),
-        ("  same model from scratch", "scratch_test_accuracy"),
-        ("  majority class", "majority_accuracy"),
+    measure = MEASURES[name]
+    for label, prefix in (
+        (f"test {measure.words}, fine-tuned", "test"),
+        ("  same model from scratch", "scratch_test"),
+        ("  bag of words", "bag_of_words"),
+        ("  majority", "majority"),
     ):
-        if name in figures:
-            yield label, f"{figures[name]:.1%}"
+        if f"{prefix}_{name}" in figures:
+            yield label, measure.tell(figures[f"{prefix}_{name}"])
+    if "lift" in figures:
+        gain = f"{measure.tell_gain(figures['lift'])} {measure.gained}"
+        yield (
+            "  worth of pre-training",
+            f"{gain} (95%: {measure.tell_gains(figures['lift_low'], figures['lift_high'])})",
+        )
 
 
 def _times(artifacts: Mapping[str, Artifact]) -> Iterator[Row]:

@@ -7,8 +7,8 @@ from gpt_core.data.batches import TrainingSamples
 from gpt_core.data.find import DocumentPart, documents_between, find_document
 from gpt_core.data.shard_cache import ShardCache, open_side
 from gpt_core.errors import InputError
-from gpt_core.model.config import IGNORED
 from gpt_core.recipe import Recipe
+from gpt_core.tasks.spec import IGNORED
 from gpt_core.text.inputs import RawInput, expand_inputs
 from gpt_core.text.place import locate
 from gpt_core.tokenizer.documents import find_rows

@@ -102,7 +102,7 @@ def plan_training(
 ) -> TrainingPlan | None:
     """What the stage pretrain will take; None where it will not run, or an existing tokenizer cannot be read."""
     stages = {planned.stage.name: planned for planned in plan}
-    if stages["pretrain"].action != "run":
+    if "pretrain" not in stages or stages["pretrain"].action != "run":
         return None
     config = _decoder_config(recipe, stages["tokenizer"])
     if config is None:

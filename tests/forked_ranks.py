@@ -1,8 +1,8 @@
 """Training jobs on ranks that are forked from one process which has everything imported: a start takes a second.
 
 As a script it is that process: a line of JSON a start on stdin, the exit codes of its ranks as a line on stdout. Ranks
-can be told to die by SIGKILL, or to get a SIGTERM, at a chosen place of the program; every rank notes which samples it
-takes.
+can be told to die by SIGKILL, or to get a SIGTERM, at a chosen place of the program; every rank of a pre-training notes
+which samples it takes.
 """
 
 import json
@@ -35,7 +35,7 @@ class Blow:
 
 
 class ForkedRanks:
-    """Starts of jobs.pretrain, one after the other."""
+    """Starts of jobs.pretrain and jobs.finetune, one after the other."""
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
@@ -50,17 +50,24 @@ class ForkedRanks:
         self._server.communicate()
 
     def run(
-        self, output: Path, recipe: Recipe, inputs: Mapping[str, Artifact], *, blow: Blow | None = None
+        self,
+        output: Path,
+        recipe: Recipe,
+        inputs: Mapping[str, Artifact],
+        *,
+        stage: str = "pretrain",
+        blow: Blow | None = None,
     ) -> list[int]:
         """The ranks' exit codes, negative for a signal. Their outcries are in log.txt, their samples beside it."""
         output.mkdir(parents=True, exist_ok=True)
         (output / RECIPE).write_text(recipe.model_dump_json(), encoding="utf-8")
-        (output / IDENTITY).write_text('{"stage": "pretrain"}', encoding="utf-8")
+        (output / IDENTITY).write_text(json.dumps({"stage": stage}), encoding="utf-8")
         paths = [f"{name}={artifact.root}" for name, artifact in inputs.items()]
         notes = _samples_of(output)
         samples = notes / str(len(list(notes.iterdir())) if notes.exists() else 0)
         samples.mkdir(parents=True)
         start = {
+            "stage": stage,
             "samples": str(samples),
             "world_size": recipe.cluster.train.processes,
             "arguments": ["--recipe", str(output / RECIPE), "--output", str(output), "--inputs", *paths],
@@ -98,7 +105,7 @@ def _samples_of(output: Path) -> Path:
 def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # for what the libraries say
-    from jobs import pretrain  # before DeepSpeed, which it prepares
+    from jobs import finetune, pretrain  # before DeepSpeed, which they prepare
 
     import torch._dynamo  # isort: skip  # this and Muon are what an engine would import
     from deepspeed.runtime.zero.muon import original_muon  # isort: skip
@@ -110,7 +117,8 @@ def _serve() -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        children = [_fork(rank, start, port, pretrain) for rank in range(start["world_size"])]
+        job = {"pretrain": pretrain, "finetune": finetune}[start["stage"]]
+        children = [_fork(rank, start, port, job) for rank in range(start["world_size"])]
         codes = {}
         while len(codes) < len(children):
             child, status = os.wait()
@@ -118,7 +126,7 @@ def _serve() -> None:
         answers.write(json.dumps([codes[child] for child in children]) + "\n")
 
 
-def _fork(rank: int, start: dict[str, Any], port: int, pretrain: Any) -> int:
+def _fork(rank: int, start: dict[str, Any], port: int, job: Any) -> int:
     child = os.fork()
     if child:
         return child
@@ -133,7 +141,7 @@ def _fork(rank: int, start: dict[str, Any], port: int, pretrain: Any) -> int:
         _note_samples(Path(start["samples"]) / str(rank))
         if start["blow"] is not None and start["blow"]["rank"] == rank:
             _arm(Blow(**start["blow"]))
-        pretrain.run_job("pretrain", pretrain.make, start["arguments"], keeps=("checkpoints", pretrain.STEPS))
+        job.run_job(start["stage"], job.make, start["arguments"], keeps=job.KEPT)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

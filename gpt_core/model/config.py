@@ -11,7 +11,6 @@ from typing import Literal, Self
 
 from gpt_core import recipe
 
-IGNORED = -100  # a target or a label that counts nothing, as torch's losses have it
 VOCABULARY_MULTIPLE = 128
 MLP_MULTIPLE = 64
 INIT_STD = 0.02

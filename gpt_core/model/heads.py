@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt_core.model.config import IGNORED, INIT_STD
+from gpt_core.model.config import INIT_STD
 from gpt_core.model.decoder import Decoder
-from gpt_core.tasks.spec import Target
+from gpt_core.tasks.spec import IGNORED, Target
 
 # Logits stand in slices, in the dtype of the products; their softmax is taken in fp32 pieces that stay in the cache.
 # One thread, 2,048 rows, V 50,304, C 384, bf16, with gradients: 2.6 s for slices of 2^23 bytes, 1.7 of 2^24, 1.4 of

@@ -12,6 +12,7 @@ from gpt_core.model.decoder import Decoder
 from gpt_core.model.generate import Generation
 from gpt_core.model.hf import load_decoder
 from gpt_core.model.sampling import Sampling
+from gpt_core.tokenizer.existing import open_model_tokenizer
 from gpt_core.tokenizer.tokenizer import Tokenizer
 
 BATCH_TOKENS = 8192  # of prompts that go on together, new tokens and padding in; 0.6 GB of keys and values in gpt2-124m
@@ -93,7 +94,7 @@ def open_language_model(folder: Path) -> tuple[Decoder, Tokenizer]:
         raise InputError(
             f"{folder}: holds no model; give a folder with config.json, such as workspace/runs/demo/pretrain"
         )
-    return load_decoder(model).to("cuda" if torch.cuda.is_available() else "cpu"), Tokenizer.load(model)
+    return load_decoder(model).to("cuda" if torch.cuda.is_available() else "cpu"), open_model_tokenizer(model)
 
 
 def encode_prompts(prompts: Sequence[str], tokenizer: Tokenizer, *, context_length: int) -> list[list[int]]:

@@ -113,6 +113,12 @@ class Recipe(Section):
         return self.corpus
 
     @property
+    def trainings(self) -> dict[str, Pretrain | Finetune]:
+        """The sections of the trainings that the recipe asks for, by name, in order."""
+        pretrain = {} if self.corpus is None else {"pretrain": self.pretrain}
+        return pretrain | ({} if self.finetune is None else {"finetune": self.finetune})
+
+    @property
     def step_tokens(self) -> int:
         """Tokens of a pre-training step, over all ranks."""
         return self.pretrain.batch_sequences * self.model.context_length
@@ -146,9 +152,7 @@ class Recipe(Section):
                 f"pretrain.warmup_tokens={self.pretrain.warmup_tokens} exceeds pretrain.tokens={self.pretrain.tokens}"
             )
         train = self.cluster.train
-        for section, settings in (("pretrain", self.pretrain), ("finetune", self.finetune)):
-            if settings is None:
-                continue
+        for section, settings in self.trainings.items():
             if settings.batch_sequences % train.world_size:
                 nodes = f" x cluster.train.nodes={train.nodes}" if train.nodes > 1 else ""
                 raise ValueError(

@@ -137,7 +137,7 @@ class Finetune(Optimization):
             )
         if self.task == "completion" and self.trainable == "head":
             raise ValueError(
-                "finetune.trainable=head is not for finetune.task=completion, which has no head; take all, last_n or lora"
+                "finetune.trainable=head is not for finetune.task=completion, which has no head; take another"
             )
         weighted = self.labels == "class" and self.task not in ("multiple_choice", "completion")
         if self.class_weights != "none" and not weighted:

@@ -75,7 +75,7 @@ def line_chart(
     low = 0.0 if from_zero else min(ys)
     make = log_scale if log_y else linear_scale
     y = make(low, max(ys), height - bottom, top)
-    marks = [*_y_axis(y, y_label, left, WIDTH - right, share=share), *_x_axis(x, x_label, height - bottom, height)]
+    marks = [*y_axis(y, y_label, left, WIDTH - right, share=share), *x_axis(x, x_label, height - bottom, height)]
     if limit is not None and y.low <= limit[0] <= y.high:
         marks += _limit(limit, y, left, WIDTH - right)
     for line, drawn in shown:
@@ -128,7 +128,7 @@ def histogram(
         return svg(title, height)
     x = (log_scale if log_x else linear_scale)(edges[0], edges[-1], left, WIDTH - right, nice=False)
     y = linear_scale(0.0, max(totals), height - bottom, top)
-    marks = _y_axis(y, y_label, left, WIDTH - right)
+    marks = y_axis(y, y_label, left, WIDTH - right)
     for index, (low, high) in enumerate(itertools.pairwise(edges)):
         span = f"{units.compact(low, least=1e6)} to {units.compact(high, least=1e6)} {x_label}"
         told = [element("title", "; ".join([span, *(f"{counts[index]:,} {name}" for name, counts, _ in stacks)]))]
@@ -150,7 +150,7 @@ def histogram(
         marks.append(element("g", *told))
     if limit is not None:
         marks.append(_upright(limit, x, top, height - bottom))
-    return svg(title, height, *marks, *_x_axis(x, x_label, height - bottom, height))
+    return svg(title, height, *marks, *x_axis(x, x_label, height - bottom, height))
 
 
 def spread(
@@ -172,7 +172,7 @@ def spread(
     x = (log_scale if log_x else linear_scale)(edges[0], edges[-1], left, WIDTH - right, nice=False)
     y = log_scale(0.7, max(most, 10) * 1.2, height - bottom, top, nice=False)
     base = height - bottom
-    marks = _y_axis(y, "", left, WIDTH - right)
+    marks = y_axis(y, "", left, WIDTH - right)
     for _, counts, color in sides:
         steps = [f"V{y(n) if n else base:.1f}H{x(high):.1f}" for n, high in zip(counts, edges[1:], strict=True)]
         outline = f"M{x(edges[0]):.1f} {base:.1f}{''.join(steps)}V{base:.1f}Z"
@@ -183,47 +183,7 @@ def spread(
         tip = element("title", "; ".join(told))
         marks.append(element("rect", tip, x=x(low), y=top, width=x(high) - x(low), height=base - top, fill_opacity="0"))
     marks += [_upright(limit, x, top, base) for limit in limits if x.low <= limit <= x.high]
-    return svg(title, height, *marks, *_x_axis(x, "", base, height))
-
-
-def heat_map(title: str, labels: Sequence[str], rows: Sequence[Sequence[int]]) -> Markup:
-    """Counts of a confusion matrix: truth down, prediction across. A cell's shade is its share of its row."""
-    n = len(labels)
-    left, top = 152.0, 26.0
-    cell = (WIDTH - left) / n
-    tall = min(cell, 30.0)
-    head = 12.0 + 5.4 * min(16, max(map(len, labels)))  # room for the slanted names
-    marks = [
-        element("text", "predicted", x=WIDTH, y=12, class_="end"),
-        element("text", "true label", x=left - 8, y=top + head - 8, class_="end"),
-    ]
-    for index, label in enumerate(labels):
-        short, x, y = _shorten(label, 16), left + (index + 0.5) * cell, top + head
-        marks.append(element("text", short, transform=f"translate({x + 3:.1f} {y - 6:.1f}) rotate(-60)", class_="ink"))
-        middle = y + (index + 0.5) * tall + 4
-        marks.append(element("text", _shorten(label, 22), x=left - 8, y=middle, class_="end ink"))
-    for i, row in enumerate(rows):
-        whole = sum(row) or 1
-        for j, value in enumerate(row):
-            x, y, share = left + j * cell, top + head + i * tall, value / whole
-            tip = element("title", f"{labels[i]}, predicted {labels[j]}: {value:,} ({units.percent(share)})")
-            box = element(
-                "rect",
-                x=x + 0.5,
-                y=y + 0.5,
-                width=cell - 1,
-                height=tall - 1,
-                class_=f"fill {'c1' if i == j else 'c2'}",
-                fill_opacity=f"{share:.2f}",
-            )
-            number = (
-                [element("text", str(value), x=x + cell / 2, y=y + tall / 2 + 4, class_=_on(share))]
-                if cell >= 18 and value
-                else []
-            )
-            frame = element("rect", x=x + 0.5, y=y + 0.5, width=cell - 1, height=tall - 1, class_="track")
-            marks.append(element("g", tip, frame, box, *number))
-    return svg(title, top + head + n * tall + 4, *marks)
+    return svg(title, height, *marks, *x_axis(x, "", base, height))
 
 
 def svg(title: str, height: float, *marks: Markup) -> Markup:
@@ -238,7 +198,8 @@ def svg(title: str, height: float, *marks: Markup) -> Markup:
     )
 
 
-def _y_axis(y: Scale, label: str, left: float, right: float, *, share: bool = False) -> list[Markup]:
+def y_axis(y: Scale, label: str, left: float, right: float, *, share: bool = False) -> list[Markup]:
+    """Lines from left to right at the ticks, and their values."""
     marks = [element("text", label, x=0, y=11, class_="ink")] if label else []
     for value, shown in zip(y.ticks, units.tick_labels(y.ticks, share=share, log=y.log), strict=True):
         marks.append(element("line", x1=left, x2=right, y1=y(value), y2=y(value), class_="grid"))
@@ -246,9 +207,10 @@ def _y_axis(y: Scale, label: str, left: float, right: float, *, share: bool = Fa
     return marks
 
 
-def _x_axis(x: Scale, label: str, base: float, height: float) -> list[Markup]:
+def x_axis(x: Scale, label: str, base: float, height: float, *, share: bool = False) -> list[Markup]:
+    """The line at the bottom with its ticks and their values."""
     marks = [element("line", x1=x(x.low), x2=x(x.high), y1=base, y2=base, class_="axis")]
-    for value, shown in zip(x.ticks, units.tick_labels(x.ticks, log=x.log), strict=True):
+    for value, shown in zip(x.ticks, units.tick_labels(x.ticks, share=share, log=x.log), strict=True):
         marks.append(element("line", x1=x(value), x2=x(value), y1=base, y2=base + 4, class_="axis"))
         marks.append(element("text", shown, x=x(value), y=base + 17, class_="middle number"))
     return [*marks, element("text", label, x=x(x.high), y=height - 5, class_="end ink")]
@@ -268,14 +230,6 @@ def _upright(limit: float, x: Scale, top: float, base: float) -> Markup:
 
 def _drawable(points: Sequence[tuple[float, float]], *, positive: bool) -> list[tuple[float, float]]:
     return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not positive)]
-
-
-def _shorten(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1].rstrip() + "\u2026"
-
-
-def _on(share: float) -> str:
-    return "middle number on" if share >= 0.5 else "middle number ink"
 
 
 def _legal(text: str) -> str:

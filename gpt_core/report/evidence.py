@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, Field, RootModel, TypeAdapter
 
 from gpt_core.artifact import Artifact
 from gpt_core.recipe import Recipe
@@ -200,56 +200,12 @@ class PretrainCurves(BaseModel):
     data_wait: Curve = []
 
 
-class FinetuneRun(BaseModel):
-    """One of the two runs in curves.json of finetune."""
+class FinetuneCurves(RootModel[dict[str, dict[str, Curve]]]):
+    """curves.json of finetune: training -> name -> curve. A training is `pretrained` or `scratch`, where there are
+    several seeds `seed3.pretrained`.
+    """
 
-    train_loss: Curve = []
-    lm_loss: Curve = []
-    validation_accuracy: Curve = []
-    learning_rate: Curve = []
-
-
-class FinetuneCurves(BaseModel):
-    """curves.json of finetune."""
-
-    pretrained: FinetuneRun = FinetuneRun()
-    scratch: FinetuneRun | None = None
-
-
-class LabelScore(BaseModel):
-    """How well one label is found."""
-
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-class Score(BaseModel):
-    """How well a classifier does on the test split."""
-
-    accuracy: float
-    macro_f1: float | None = None
-    label: str | None = None  # of the majority class
-
-
-class Classification(BaseModel):
-    """The classifiers on the test split; `confusion` has the truth down and the prediction across."""
-
-    labels: list[str]
-    confusion: list[list[int]]
-    per_label: dict[str, LabelScore]
-    pretrained: Score
-    scratch: Score | None = None
-    majority: Score | None = None
-
-
-class Evaluation(BaseModel):
-    """evaluation.json of evaluate."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    classification: Classification | None = None
+    root: dict[str, dict[str, Curve]] = {}
 
 
 class Sample(BaseModel):

@@ -17,12 +17,15 @@ from gpt_core.report import units
 from gpt_core.report.blocks import Tile
 from gpt_core.report.corpus_section import corpus_section, tokens_section
 from gpt_core.report.duplicates_section import duplicates_section
+from gpt_core.report.evaluation import MEASURES
 from gpt_core.report.evidence import Evidence
 from gpt_core.report.provenance_section import provenance_section, recipe_section
 from gpt_core.report.results_section import results_section, samples_section
 from gpt_core.report.rules_section import rules_section
 from gpt_core.report.tokenizer_section import tokenizer_section
 from gpt_core.report.training_section import finetune_section, pretrain_section
+from gpt_core.tasks.scores import HEADLINE
+from gpt_core.tasks.spec import target_of
 
 SECTIONS = (
     corpus_section,
@@ -70,44 +73,56 @@ def headline(evidence: Evidence) -> Iterator[Tile]:
     if parameters is not None:
         yield Tile("parameters", units.count(parameters), f"trained on {units.count(seen or 0)} tokens")
     yield from _language_tiles(evidence)
-    yield from _classifier_tiles(evidence)
+    yield from _task_tiles(evidence)
 
 
 def _language_tiles(evidence: Evidence) -> Iterator[Tile]:
     stage = "evaluate" if evidence.figure("evaluate", "validation_loss") is not None else "pretrain"
     loss, bits = (evidence.figure(stage, f"validation_{name}") for name in ("loss", "bits_per_byte"))
-    if loss is not None:
-        yield Tile("validation loss", units.fixed(loss), "nats per token")
-    if bits is not None:
-        yield Tile("on held-out text", units.fixed(bits), "bits per byte")
+    if loss is not None and bits is not None:
+        yield Tile("on held-out text", units.fixed(bits), f"bits per byte; loss {units.fixed(loss)} nats per token")
 
 
-def _classifier_tiles(evidence: Evidence) -> Iterator[Tile]:
-    accuracy = evidence.figure("evaluate", "test_accuracy")
-    if accuracy is None:
+def _task_tiles(evidence: Evidence) -> Iterator[Tile]:
+    settings = evidence.recipe.finetune
+    if settings is None:
+        return
+    name = HEADLINE[target_of(settings)]
+    measure = MEASURES[name]
+    ours = evidence.figure("evaluate", f"test_{name}")
+    if ours is None:
         return
     against = [
-        f"{name} {units.percent(value)}"
-        for name, value in (
-            ("from scratch", evidence.figure("evaluate", "scratch_test_accuracy")),
-            ("majority", evidence.figure("evaluate", "majority_accuracy")),
+        f"{words} {measure.tell(value)}"
+        for words, prefix in (
+            ("from scratch", "scratch_test"),
+            ("bag of words", "bag_of_words"),
+            ("majority", "majority"),
         )
-        if value is not None
+        if (value := evidence.figure("evaluate", f"{prefix}_{name}")) is not None
     ]
-    yield Tile("test accuracy", units.percent(accuracy), ", ".join(against))
+    yield Tile(f"test {measure.words}", measure.tell(ours), ", ".join(against))
+    lift, low, high = (evidence.figure("evaluate", f"lift{end}") for end in ("", "_low", "_high"))
+    if lift is not None and low is not None and high is not None:
+        interval = f"{measure.gained}; 95%: {measure.tell_gains(low, high)}"
+        yield Tile("worth of pre-training", measure.tell_gain(lift), interval)
 
 
 def summarize(evidence: Evidence) -> str:
     """One sentence for a stranger."""
-    model = evidence.recipe.model
-    raw, parameters = evidence.count("clean", "documents_in"), evidence.count("pretrain", "parameters")
-    labels = evidence.count("finetune", "labels")
+    recipe, raw = evidence.recipe, evidence.count("clean", "documents_in")
+    tuning = recipe.finetune
+    end = (
+        f"tuned for {tuning.task.replace('_', ' ')}" if tuning is not None and "finetune" in evidence.artifacts else ""
+    )
+    if tuning is not None and tuning.model is not None:
+        return f"The language model {tuning.model}, {end or 'to be tuned'}."
+    model = recipe.model
     start = f"From {units.count(raw)} raw documents" if raw else "From documents"
-    if parameters is None:
+    if evidence.count("pretrain", "parameters") is None:
         return f"{start} towards a {model.architecture} language model."
     size = f"{model.n_layer} layers, width {model.n_embd}, context {units.count(model.context_length)} tokens"
-    end = f", then to a classifier of {units.count(labels)} labels" if labels else ""
-    return f"{start} to a {model.architecture} language model ({size}){end}."
+    return f"{start} to a {model.architecture} language model ({size}){end and ', then ' + end}."
 
 
 def _made(evidence: Evidence) -> str:

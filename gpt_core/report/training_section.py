@@ -1,13 +1,24 @@
 """The curves of pre-training and fine-tuning."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 from gpt_core.report import units
 from gpt_core.report.blocks import Block, Columns, Details, Excerpt, Excerpts, Figure, Section
 from gpt_core.report.charts import Series, line_chart
-from gpt_core.report.evidence import Curve, Evidence, FinetuneCurves, FinetuneRun, PretrainCurves
+from gpt_core.report.evaluation import MEASURES, Measure
+from gpt_core.report.evidence import Curve, Evidence, FinetuneCurves, PretrainCurves
+from gpt_core.tasks.scores import HEADLINE
+from gpt_core.tasks.spec import Target, target_of
 
 MOST_SAMPLES = 5
+LOSS_UNITS: Mapping[Target, str] = {
+    "class": "nats per example",
+    "classes": "nats per example and label",
+    "number": "squared error",
+    "choice": "nats per example",
+    "text": "nats per token",
+}
 
 
 def pretrain_section(evidence: Evidence) -> Section:
@@ -34,15 +45,27 @@ def pretrain_section(evidence: Evidence) -> Section:
 
 
 def finetune_section(evidence: Evidence) -> Section:
-    """Fine-tuning from pre-trained and from random weights, on the same axes."""
-    curves = evidence.read("finetune", "curves.json", FinetuneCurves)
-    ours, theirs = curves.pretrained, curves.scratch or FinetuneRun()
-    accuracy = _runs(ours.validation_accuracy, theirs.validation_accuracy, dotted=True)
+    """Fine-tuning from pre-trained and from random weights, every seed of both, on the same axes."""
+    settings = evidence.recipe.finetune
+    curves = evidence.read("finetune", "curves.json", FinetuneCurves).root
+    if settings is None or not curves:
+        return Section("finetuning", "Fine-tuning")
+    target = target_of(settings)
+    measure, validation = MEASURES[HEADLINE[target]], f"validation_{HEADLINE[target]}"
+    clip = settings.gradient_clip
+    limit = (clip, f"clipped at {units.significant(clip)}") if clip else None
+    draw = partial(_runs, curves)
     charts = [
-        _lines("Classification loss", _runs(ours.train_loss, theirs.train_loss), y_label="nats per example"),
-        _lines("Validation accuracy", accuracy, y_label="of examples", share=True, caption=_best_epochs(evidence)),
-        _lines("Loss of the language model", _runs(ours.lm_loss, theirs.lm_loss), y_label="nats per token"),
-        _lines("Learning rate", _one(ours.learning_rate), from_zero=True),
+        _lines("Loss of the task", draw("train_loss"), y_label=LOSS_UNITS[target]),
+        _lines(
+            f"Validation {measure.words}",
+            draw(validation, dotted=True),
+            share=measure.share,
+            caption=_best_epochs(evidence, validation, measure),
+        ),
+        _lines("Loss of the language model", draw("lm_loss"), y_label="nats per token"),
+        _lines("Gradient norm", draw("gradient_norm"), y_label="before clipping", from_zero=True, limit=limit),
+        _lines("Learning rate", _one(next(iter(curves.values())).get("learning_rate", [])), from_zero=True),
     ]
     shown = [figure for chart in charts for figure in chart]
     return Section("finetuning", "Fine-tuning", _finetune_lead(evidence), [Columns(shown)] if shown else [])
@@ -69,10 +92,14 @@ def _written(evidence: Evidence) -> Iterator[Block]:
         yield Details("What it wrote on the way", [Excerpts(excerpts)])
 
 
-def _runs(ours: Curve, theirs: Curve, *, dotted: bool = False) -> list[Series]:
-    return [  # ours on top
-        Series("from scratch", theirs, "c2", dotted=dotted),
-        Series("pre-trained", ours, "c1", dotted=dotted),
+def _runs(curves: Mapping[str, Mapping[str, Curve]], name: str, *, dotted: bool = False) -> list[Series]:
+    """The curve `name` of every training, those from pre-trained weights on top."""
+    starts = (("from scratch", "scratch", "c2"), ("pre-trained", "pretrained", "c1"))
+    return [
+        Series(words, found.get(name, []), color, dotted=dotted)
+        for words, start, color in starts
+        for training, found in curves.items()
+        if training.rpartition(".")[2] == start
     ]
 
 
@@ -91,7 +118,8 @@ def _lines(
     if not drawn:
         return []
     svg = line_chart(title, drawn, x_label="step", y_label=y_label, share=share, from_zero=from_zero, limit=limit)
-    legend = [(line.name, line.color) for line in sorted(drawn, key=lambda line: line.color) if line.name]
+    named = sorted({(line.color, line.name) for line in drawn if line.name})
+    legend = [(name, color) for color, name in named]
     return [Figure(title, svg, caption=caption, legend=legend)]
 
 
@@ -120,15 +148,22 @@ def _finetune_lead(evidence: Evidence) -> str:
     if examples is None or settings is None:
         return ""
     passes = "1 pass" if settings.epochs == 1 else f"{settings.epochs} passes"
-    baseline = " The same model from random weights, on the same batches, shows what pre-training is worth."
-    told = baseline if settings.from_scratch_baseline else ""
-    return f"{passes} over {units.count(examples)} labelled texts, {units.count(labels or 0)} labels.{told}"
+    of = f", {units.count(labels)} labels" if labels else ""
+    told = [f"{settings.task.replace('_', ' ').capitalize()}: {passes} over {units.count(examples)} examples{of}."]
+    if settings.from_scratch_baseline:
+        told.append("The same model from random weights, on the same batches, shows what pre-training is worth.")
+    if settings.seeds > 1:
+        told.append(f"Both {settings.seeds} times, with other seeds.")
+    return " ".join(told)
 
 
-def _best_epochs(evidence: Evidence) -> str:
-    ours, theirs = (evidence.figure("finetune", f"{run}validation_accuracy") for run in ("", "scratch_"))
-    if ours is None:
-        return ""
+def _best_epochs(evidence: Evidence, name: str, measure: Measure) -> str:
+    """The validation's figure at the best epoch; over several seeds its mean and standard deviation."""
+    told = []
+    for words, prefix in (("pre-trained", ""), ("from scratch", "scratch_")):
+        value, spread = (evidence.figure("finetune", f"{prefix}{name}{end}") for end in ("", "_spread"))
+        if value is not None:
+            over = f" \u00b1 {measure.tell(spread)}" if spread is not None else ""
+            told.append(f"{words} {measure.tell(value)}{over}")
     examples = units.count(evidence.count("finetune", "validation_examples") or 0)
-    against = f", from scratch {units.percent(theirs)}" if theirs is not None else ""
-    return f"Best epoch on {examples} examples: pre-trained {units.percent(ours)}{against}."
+    return f"Best epoch on {examples} examples: {', '.join(told)}." if told else ""

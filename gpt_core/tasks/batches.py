@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gpt_core.model.config import IGNORED
 from gpt_core.tasks.sequences import Examples, Labels
+from gpt_core.tasks.spec import IGNORED
 
 BUCKET_BATCHES = 16  # batches that are sorted by length together
 

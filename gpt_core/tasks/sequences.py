@@ -18,9 +18,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from gpt_core.model.config import IGNORED
 from gpt_core.tasks.labelled import Label, Row
-from gpt_core.tasks.spec import Marks, TaskSpec
+from gpt_core.tasks.spec import IGNORED, Marks, TaskSpec
 from gpt_core.tokenizer.tokenizer import Tokenizer
 
 Ids: TypeAlias = Sequence[int]
@@ -72,7 +71,7 @@ def encode_rows(rows: Sequence[Row], tokenizer: Tokenizer, spec: TaskSpec) -> Ex
     else:
         draw, marks = DRAWN[spec.task], spec.marks
         sequences = tuple(draw(ids, marks, spec.max_tokens) for ids in encoded)
-    return Examples(sequences, _labels(rows, spec), loss_from, tuple(row.where for row in rows))
+    return Examples(sequences, label_numbers(rows, spec), loss_from, tuple(row.where for row in rows))
 
 
 def _single(texts: Sequence[Ids], marks: Marks, max_tokens: int) -> Sequences:
@@ -130,7 +129,8 @@ def _complete(texts: Sequence[Ids], end_of_text: int, max_tokens: int) -> tuple[
     return (end_of_text, *prompt[len(prompt) - kept :], *completion, end_of_text), 1 + kept
 
 
-def _labels(rows: Sequence[Row], spec: TaskSpec) -> Labels:
+def label_numbers(rows: Sequence[Row], spec: TaskSpec) -> Labels:
+    """The labels of the rows, as `Examples` has them."""
     number = {name: index for index, name in enumerate(spec.labels)}
     if spec.target == "text":
         return np.zeros(len(rows), dtype=np.int64)

@@ -13,6 +13,7 @@ from gpt_core.errors import InputError
 from gpt_core.recipe import Finetune, TaskName
 
 TASK = "task.json"
+IGNORED = -100  # a target or a label that counts nothing, as torch's losses have it
 
 Target = Literal["class", "classes", "number", "choice", "text"]
 

@@ -22,7 +22,8 @@ import torch
 from gpt_core.data.batches import ValidationWindows
 from gpt_core.data.shard_set import ShardSet
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import IGNORED, LanguageModel
+from gpt_core.model.heads import LanguageModel
+from gpt_core.tasks.spec import IGNORED
 from gpt_core.tokenizer.tokenizer import Tokenizer
 
 BATCH_TOKENS = 8192  # in a forward pass
@@ -118,7 +119,7 @@ def count_text_bytes(shards: ShardSet, number: int, tokenizer: Tokenizer) -> int
 def _score_stretch(
     decoder: Decoder, windows: ValidationWindows, stretch: Stretch, *, document_mask: bool
 ) -> Iterator[tuple[float, int]]:
-    """(nats, targets) of a source, some windows at a time. The targets of window w are the tokens w T + 1 to w T + T."""
+    """(nats, targets) of a source, some windows at a time. The targets of window w are tokens w T + 1 to w T + T."""
     T = windows.context_length  # noqa: N806
     model, device = LanguageModel(decoder), decoder.embedding.weight.device
     first = max(0, (stretch.begin - 1) // T)

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt_core.model.config import IGNORED
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.heads import LanguageModel, TaskModel, example_losses, token_cross_entropy
-from gpt_core.tasks.spec import TaskSpec
+from gpt_core.tasks.spec import IGNORED, TaskSpec
 
 Precision = Literal["fp32", "bf16", "autocast"]
 
@@ -69,10 +68,11 @@ class TaskObjective(nn.Module):
         """
         with _products(ids.device, self.precision):
             logits, hidden = self.model(ids, lengths)
-            weight = self.model.decoder.embedding.weight
-            lm_loss = token_cross_entropy(hidden, weight, targets) if self.with_language_model else hidden.new_zeros(())
+            l1 = hidden.new_zeros((), dtype=torch.float32)
+            if self.with_language_model:
+                l1 = token_cross_entropy(hidden, self.model.decoder.embedding.weight, targets)
         logits = logits.float()
-        return self._loss(logits, labels), lm_loss.float(), logits.detach()
+        return self._loss(logits, labels), l1, logits.detach()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self._target in ("class", "choice"):

@@ -118,6 +118,7 @@ def test_every_bound_is_held_at_its_edge(path: str, value: Any) -> None:
         (["pretrain.warmup_tokens=999999999"], "exceeds pretrain.tokens"),
         (["pretrain.batch_sequences=15"], "must be a multiple of cluster.train.processes=2"),
         (["finetune.batch_sequences=15"], "finetune.batch_sequences=15 must be a multiple"),
+        (["finetune.task=completion", "finetune.trainable=head"], "finetune.trainable=head is not for .* has no head"),
         (["pretrain.mixture={}"], r"pretrain\.mixture: no source has a weight > 0; give one, or leave the mixture out"),
         (["pretrain.mixture={a: {weight: 0}}"], r"pretrain\.mixture: no source has a weight > 0"),
         (

@@ -1,7 +1,6 @@
 """The evaluate job on a tiny tokenizer, random models and shards written here."""
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,12 @@ from gpt_core.data.index import ShardEntry, ShardIndex, write_index
 from gpt_core.data.shards import ShardMetadata, write_shard
 from gpt_core.errors import InputError, UserError
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import SequenceClassifier
-from gpt_core.model.hf import save_classifier, save_language_model
-from gpt_core.recipe import Pretrain
+from gpt_core.model.heads import TaskModel
+from gpt_core.model.hf import load_task_model, save_language_model, save_task_model
+from gpt_core.recipe import Finetune, Pretrain
 from gpt_core.recipe_file import parse_recipe
+from gpt_core.tasks.spec import TaskSpec
+from gpt_core.tasks.tokenizer import write_task_tokenizer
 from gpt_core.tokenizer.tokenizer import (
     Tokenizer,
     build_backend,
@@ -41,7 +42,9 @@ TEST = [
     ("a whale, a ship", "sea"),
     ("sails", "sea"),
 ]
+MORE_FIGURES = ("macro_f1", "matthews", "calibration_error")
 T = 16
+FINETUNE = Finetune(train="train.jsonl", test="test.jsonl")
 DOCUMENTS = ["the whale and the ship. ", "a hill and a far hill, ", "the bird and the kite in the air by the sea"] * 8
 
 
@@ -89,10 +92,6 @@ def random_decoder(tokenizer: Tokenizer, *, seed: int) -> Decoder:
     return make_decoder("gpt2", seed=seed, context_length=T, vocab_size=tokenizer.vocab_size)
 
 
-def ignore(*_: int) -> None:
-    """Nobody wants to know how far it is."""
-
-
 @pytest.fixture
 def stages(tmp_path: Path) -> Stages:
     backend = build_backend()
@@ -105,10 +104,14 @@ def stages(tmp_path: Path) -> Stages:
     tokenizer.save(saved)
     save_language_model(random_decoder(tokenizer, seed=1), pretrain / "model")
     copy_tokenizer(saved, pretrain / "model")
+    spec = TaskSpec.of_recipe(FINETUNE, tuple(LABELS), max_tokens=T, vocab_size=tokenizer.vocab_size)
     for seed, name in enumerate(("model", "scratch")):
-        classifier = SequenceClassifier(random_decoder(tokenizer, seed=2 + seed), 3, dropout=0.1, seed=seed)
-        save_classifier(classifier, finetune / name, LABELS)
+        decoder = random_decoder(tokenizer, seed=2 + seed)
+        model = TaskModel(decoder, n_outputs=3, target="class", dropout=0.1, seed=seed)
+        save_task_model(model, finetune / name, spec)
+        write_task_tokenizer(saved, finetune / name, spec)
     write_rows(tmp_path / "train.jsonl", TRAIN)
+    write_rows(tmp_path / "validation.jsonl", TRAIN)
     write_rows(tmp_path / "test.jsonl", TEST)
     inputs = {
         "pretrain": write_output(pretrain, "pretrain"),
@@ -123,34 +126,6 @@ def evaluation_of(job: Job) -> dict[str, dict]:
     return json.loads((job.output / "evaluation.json").read_text())
 
 
-def test_a_model_that_knows_nothing_has_the_bits_per_byte_worked_by_hand(stages: Stages, tmp_path: Path) -> None:
-    """Equal odds for 384 rows of the vocabulary: ln 384 nats a token."""
-    decoder = random_decoder(stages.tokenizer, seed=1)
-    torch.nn.init.zeros_(decoder.embedding.weight)
-    score = evaluate.score_language_model(decoder, stages.inputs["shards"], ignore)
-    counts = stages.inputs["shards"].manifest.counts
-    assert score.validation_loss == pytest.approx(math.log(384))
-    assert score.validation_perplexity == pytest.approx(384)
-    assert score.validation_bits_per_byte == pytest.approx(
-        math.log2(384) * counts["validation_tokens"] / counts["validation_bytes"]
-    )
-
-
-@pytest.mark.parametrize("batch_tokens", [1, 3 * T, 10_000])
-def test_every_whole_window_is_scored_once(stages: Stages, monkeypatch: pytest.MonkeyPatch, batch_tokens: int) -> None:
-    monkeypatch.setattr(evaluate, "BATCH_TOKENS", batch_tokens)
-    decoder = random_decoder(stages.tokenizer, seed=1)
-    told: list[tuple[int, int]] = []
-    score = evaluate.score_language_model(decoder, stages.inputs["shards"], lambda *units: told.append(units))
-    ids = torch.tensor(stages.validation_tokens())
-    count = (len(ids) - 1) // T
-    inputs, targets = ids[: count * T].view(count, T), ids[1 : count * T + 1].view(count, T)
-    wanted = F.cross_entropy(decoder.logits(decoder(inputs)).flatten(0, 1), targets.flatten())
-    assert score.tokens_scored == count * T
-    assert score.validation_loss == pytest.approx(wanted.item(), rel=1e-5)
-    assert told[-1] == (count * T, count * T)
-
-
 def test_the_job_ends_with_a_manifest_that_has_all_figures(stages: Stages, tmp_path: Path) -> None:
     job = stages.job(tmp_path / "out")
     (job.output / "recipe.json").write_text(job.recipe.model_dump_json())
@@ -161,73 +136,65 @@ def test_the_job_ends_with_a_manifest_that_has_all_figures(stages: Stages, tmp_p
     made = open_artifact(job.output)
     assert made is not None
     assert {entry.path for entry in made.manifest.files} == {"evaluation.json", "samples.json"}
+    headlines = [f"{name}_accuracy" for name in ("test", "scratch_test", "bag_of_words", "majority")]
+    more = [f"{name}_{figure}" for name in ("test", "scratch_test") for figure in MORE_FIGURES]
+    language = ("loss", "perplexity", "bits_per_byte", "bits_per_byte.tales")
     assert set(made.manifest.figures) == {
-        "validation_loss",
-        "validation_bits_per_byte",
-        "validation_perplexity",
-        "test_accuracy",
-        "test_macro_f1",
-        "scratch_test_accuracy",
-        "scratch_test_macro_f1",
-        "majority_accuracy",
+        *(f"validation_{name}" for name in language),
+        *(f"{name}{end}" for name in (*headlines, "lift") for end in ("", "_low", "_high")),
+        *more,
     }
     assert made.manifest.counts["test_examples"] == 5
     assert made.manifest.counts["validation_tokens"] > 0
 
 
+def test_the_language_model_is_scored_in_all_and_by_source(stages: Stages, tmp_path: Path) -> None:
+    told = evaluation_of(stages.job(tmp_path / "out"))["language_model"]
+    assert told["sources"] == {"tales": told["total"]}
+    ids = torch.tensor(stages.validation_tokens())
+    count = (len(ids) - 1) // T
+    decoder = random_decoder(stages.tokenizer, seed=1)
+    inputs, targets = ids[: count * T].view(count, T), ids[1 : count * T + 1].view(count, T)
+    wanted = F.cross_entropy(decoder.logits(decoder(inputs)).flatten(0, 1), targets.flatten())
+    assert told["total"]["tokens"] == count * T
+    assert told["total"]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+
+
 def test_a_test_text_is_classified_as_if_it_stood_alone(stages: Stages, tmp_path: Path) -> None:
-    job = stages.job(tmp_path / "out")
-    assert job.recipe.finetune is not None
-    test = evaluate.open_test(
-        stages.inputs["finetune"], job.recipe.finetune, stages.tokenizer, device=torch.device("cpu")
-    )
-    told: list[tuple[int, int]] = []
-    scores = evaluate.score_test(test, lambda *units: told.append(units))
-    assert told[-1] == (10, 10)
-    for start, classifier in test.classifiers.items():
-        confusion = np.zeros((3, 3), dtype=int)
-        for text, label in TEST:
-            opening, _, extract, _ = range(stages.tokenizer.vocab_size, stages.tokenizer.vocab_size + 4)
-            ids = [opening, *stages.tokenizer.encode(text)[: T - 2], extract]
-            logits, _ = classifier(torch.tensor([ids]), torch.tensor([len(ids)]))
-            confusion[LABELS.index(label), int(logits.argmax())] += 1
-        assert [list(row) for row in scores[start].confusion] == confusion.tolist()
-        assert scores[start].accuracy == np.trace(confusion) / 5
-    assert scores["pretrained"].confusion != scores["scratch"].confusion
+    told = evaluation_of(stages.job(tmp_path / "out"))["task"]
+    model, _ = load_task_model(stages.folder / "finetune" / "model")
+    model.eval()
+    confusion = np.zeros((3, 3), dtype=int)
+    opening, _, extract, _ = range(stages.tokenizer.vocab_size, stages.tokenizer.vocab_size + 4)
+    for text, label in TEST:
+        ids = [opening, *stages.tokenizer.encode(text)[: T - 2], extract]
+        logits, _ = model(torch.tensor([[ids]]), torch.tensor([[len(ids)]]))
+        confusion[LABELS.index(label), int(logits.argmax())] += 1
+    assert told["confusion"] == confusion.tolist()
+    assert told["models"]["pretrained"]["figures"]["accuracy"] == np.trace(confusion) / 5
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 20, 10_000])
-def test_predictions_keep_the_order_of_the_examples_whatever_goes_together(
-    stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_tokens: int
-) -> None:
-    monkeypatch.setattr(evaluate, "BATCH_TOKENS", batch_tokens)
-    settings = stages.job(tmp_path / "out").recipe.finetune
-    assert settings is not None
-    test = evaluate.open_test(stages.inputs["finetune"], settings, stages.tokenizer, device=torch.device("cpu"))
-    classifier = test.classifiers["pretrained"]
-    predicted = evaluate.predict_labels(classifier, test.examples, ignore)
-    alone = [
-        classifier(torch.tensor([ids]), torch.tensor([len(ids)]))[0].argmax().item()
-        for (ids,) in test.examples.sequences
-    ]
-    assert len(set(alone)) > 1
-    assert predicted.tolist() == alone
-
-
-def test_the_majority_is_learned_on_the_training_split(stages: Stages, tmp_path: Path) -> None:
-    """Most of the training rows are land; most of the test rows are not."""
-    told = evaluation_of(stages.job(tmp_path / "out"))["classification"]
-    assert told["majority"]["label"] == "land"
-    assert told["majority"]["accuracy"] == 1 / 5
-    assert told["majority"]["macro_f1"] == pytest.approx((2 * 1 / (1 + 5)) / 3)
+def test_the_baselines_are_learned_on_the_training_split(stages: Stages, tmp_path: Path) -> None:
+    """Most of the training rows are land; most of the test rows are not. Words tell whales and kites."""
+    models = evaluation_of(stages.job(tmp_path / "out"))["task"]["models"]
+    assert models["majority"]["figures"]["accuracy"] == 1 / 5
+    assert models["majority"]["figures"]["macro_f1"] == pytest.approx((2 * 1 / (1 + 5)) / 3)
+    assert models["bag_of_words"]["figures"]["accuracy"] == 4 / 5  # nobody knows sails
+    few = stages.job(tmp_path / "few")
+    assert few.recipe.finetune is not None
+    tuning = few.recipe.finetune.model_copy(update={"max_examples": 1})
+    few.recipe = few.recipe.model_copy(update={"finetune": tuning})
+    models = evaluation_of(few)["task"]["models"]
+    assert models["bag_of_words"]["figures"]["accuracy"] == models["majority"]["figures"]["accuracy"]
 
 
 def test_evaluation_says_how_each_label_fared(stages: Stages, tmp_path: Path) -> None:
-    told = evaluation_of(stages.job(tmp_path / "out"))["classification"]
+    told = evaluation_of(stages.job(tmp_path / "out"))["task"]
     assert told["labels"] == LABELS
     assert [sum(row) for row in told["confusion"]] == [1, 1, 3]
     assert {label: entry["support"] for label, entry in told["per_label"].items()} == {"air": 1, "land": 1, "sea": 3}
-    assert told["pretrained"]["confusion"] == told["confusion"] != told["scratch"]["confusion"]
+    assert sum(part["examples"] for part in told["calibration"]) == told["test_examples"] == 5
+    assert (told["train_examples"], told["seeds"], told["kept_seed"]) == (4, [0], 0)
 
 
 def test_without_a_fine_tuning_only_the_language_model_is_evaluated(stages: Stages, tmp_path: Path) -> None:
@@ -245,7 +212,7 @@ def test_without_a_baseline_there_is_none_in_the_figures(stages: Stages, tmp_pat
     stages.inputs["finetune"] = write_output(root, "finetune")
     outcome = evaluate.make(stages.job(tmp_path / "out"))
     assert "test_accuracy" in outcome.figures
-    assert not any(name.startswith("scratch") for name in outcome.figures)
+    assert not any(name.startswith(("scratch", "lift")) for name in outcome.figures)
 
 
 def test_samples_continue_each_prompt_the_same_way_every_time(stages: Stages, tmp_path: Path) -> None:

@@ -1,28 +1,38 @@
-"""Fine-tuning under torchrun with real DeepSpeed: it learns, ranks change nothing, bad labels are refused."""
+"""Fine-tuning with real DeepSpeed on forked ranks: every task is learned; ranks and kills change nothing."""
 
 import json
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from stage_output import write_output
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from gpt_core.artifact import Artifact
+from forked_ranks import Blow, ForkedRanks, told
+from gpt_core.artifact import Artifact, open_artifact
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.hf import load_classifier, save_language_model
-from gpt_core.recipe_file import load_recipe
-from gpt_core.tasks.labelled import read_rows
-from gpt_core.tasks.sequences import encode_rows
-from gpt_core.tasks.spec import TaskSpec
+from gpt_core.model.hf import load_task_model, save_language_model
+from gpt_core.recipe import Recipe
 from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
-from tiny_training import finish, make_recipe, make_tokenizer, start_training
+from tiny_training import WORDS, make_recipe, make_tokenizer
 
 pytestmark = pytest.mark.train
 
-FINETUNE = {"learning_rate": 0.01, "epochs": 3, "batch_sequences": 12, "max_tokens": 24}
+TOPICS = sorted(WORDS)
+ONE = {"processes": 1, "zero_stage": 0, "checkpoint_every_steps": 100}
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[ForkedRanks]:
+    server = ForkedRanks()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -39,74 +49,282 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Artifact]:
     return {"pretrain": write_output(root / "pretrain", "pretrain")}
 
 
+def words(chooser: random.Random, topic: str, count: int = 5) -> str:
+    return " ".join(chooser.choice([*WORDS[topic], "the"]) for _ in range(count))
+
+
+def labelled(chooser: random.Random) -> Row:
+    topic = chooser.choice(TOPICS)
+    return {"text": words(chooser, topic), "label": topic}
+
+
+def many_labelled(chooser: random.Random) -> Row:
+    topics = [topic for topic in TOPICS if chooser.random() < 0.5]
+    return {"text": " ".join(["the", *(words(chooser, topic) for topic in topics)]), "label": topics}
+
+
+def numbered(chooser: random.Random) -> Row:
+    count = chooser.randrange(6)
+    return {"text": " ".join(["sail"] * count + ["barn"] * (5 - count)), "label": count / 5}
+
+
+def entailed(chooser: random.Random) -> Row:
+    row = alike(chooser)
+    return {"premise": row["first"], "hypothesis": row["second"], "label": row["label"]}
+
+
+def alike(chooser: random.Random) -> Row:
+    topics = chooser.choice(TOPICS), chooser.choice(TOPICS)
+    label = f"{len(set(topics) & {'sea'})} {len(set(topics) & {'land'})}"
+    first, second = (words(chooser, topic, 2) for topic in topics)
+    return {"first": first, "second": second, "label": label}
+
+
+def as_close(chooser: random.Random) -> Row:
+    row = alike(chooser)
+    return row | {"label": {"1 0": 1.0, "1 1": 0.5, "0 1": 0.0}[row["label"]]}
+
+
+def chosen(chooser: random.Random) -> Row:
+    choices = [words(chooser, "land", 2) for _ in range(chooser.randrange(1, 3))]
+    right = words(chooser, "sea", 2)
+    choices.insert(chooser.randrange(len(choices) + 1), right)
+    return {"context": "the", "choices": choices, "label": choices.index(right)}
+
+
+def completed(chooser: random.Random) -> Row:
+    topic = chooser.choice(TOPICS)
+    return {"prompt": words(chooser, topic), "completion": {"sea": " wave", "land": " barn"}[topic]}
+
+
+def write_rows(path: Path, make: Callable[[random.Random], Row], count: int, seed: int) -> str:
+    chooser = random.Random(seed)
+    path.write_text("".join(json.dumps(make(chooser)) + "\n" for _ in range(count)), encoding="utf-8")
+    return str(path)
+
+
+def recipe_of(
+    folder: Path, make: Callable[[random.Random], Row], settings: Row, *, model: Row | None = None, **train: Any
+) -> Recipe:
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = (("train", 96), ("validation", 40), ("test", 8))
+    files = {split: write_rows(folder / f"rows.{split}.jsonl", make, n, seed) for seed, (split, n) in enumerate(splits)}
+    finetune = {"learning_rate": 0.01, "epochs": 4, "batch_sequences": 12, **files, **settings}
+    return make_recipe(folder, finetune=finetune, model=model or {}, train={**ONE, **train})
+
+
+def whole(output: Path) -> Artifact:
+    artifact = open_artifact(output)
+    assert artifact is not None, told(output)
+    return artifact
+
+
+def tune(ranks: ForkedRanks, recipe: Recipe, inputs: Mapping[str, Artifact], output: Path) -> Artifact:
+    codes = ranks.run(output, recipe, inputs, stage="finetune")
+    assert codes == [0] * recipe.cluster.train.processes, told(output)
+    return whole(output)
+
+
+def curve(artifact: Artifact, training: str, name: str) -> list[float]:
+    return [value for _, value in json.loads(artifact.file("curves.json").read_text())[training][name]]
+
+
+def weights(artifact: Artifact, folder: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(artifact.file(f"{folder}/model.safetensors"))
+
+
+def digests(artifact: Artifact) -> dict[str, str]:
+    """Of all weights in the output."""
+    entries = artifact.manifest.files
+    return {entry.path: entry.sha256 for entry in entries if entry.path.endswith(".safetensors")}
+
+
+QUICK: Row = {"batch_sequences": 4, "learning_rate": 5e-3, "from_scratch_baseline": False}
+TASKS: dict[str, tuple[Callable[[random.Random], Row], Row, str, float]] = {  # rows, settings, headline, its bound
+    "class": (labelled, {"class_weights": "balanced"}, "accuracy", 0.95),
+    "classes": (many_labelled, {"labels": "classes", "lm_coefficient": 0}, "macro_f1", 0.9),
+    "number": (numbered, {"labels": "number"}, "pearson", 0.9),
+    "entailment": (entailed, {"task": "entailment", "lm_coefficient": 0}, "accuracy", 0.8),
+    "similarity": (alike, {"task": "similarity", "lm_coefficient": 0}, "accuracy", 0.8),
+    "similarity of numbers": (as_close, {"task": "similarity", "labels": "number"}, "pearson", 0.8),
+    "choice": (chosen, {"task": "multiple_choice"}, "accuracy", 0.9),
+    "completion": (completed, {"task": "completion", "learning_rate": 0.02}, "loss", 0.5),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_is_learned(ranks: ForkedRanks, inputs: Mapping[str, Artifact], tmp_path: Path, name: str) -> None:
+    make, settings, headline, bound = TASKS[name]
+    artifact = tune(ranks, recipe_of(tmp_path, make, {**QUICK, **settings}), inputs, tmp_path / "out")
+    value = artifact.manifest.figures[f"validation_{headline}"]
+    assert value < bound if headline == "loss" else value > bound
+    series = curve(artifact, "pretrained", f"validation_{headline}")
+    assert value == (min(series) if headline == "loss" else max(series))
+    assert len(series) == 4
+    model, spec = load_task_model(artifact.file("model/task.json").parent)
+    assert spec.task == settings.get("task", "classification")
+    assert sum(parameter.numel() for parameter in model.parameters()) == artifact.manifest.counts["parameters"]
+    assert artifact.has("model/README.md")
+
+
+# ------------------------------------------------------------------------------------- ranks, stages and kills
+
+KILLED = {"seeds": 2, "epochs": 3, "trainable": "last_n", "trainable_blocks": 1}  # four trainings of 24 steps
+EVERY = 5
+
+
+def killed_recipe(folder: Path, **train: Any) -> Recipe:
+    ranks = {"processes": 2, "zero_stage": 2, "checkpoint_every_steps": EVERY}
+    return recipe_of(folder, labelled, KILLED, **{**ranks, **train})
+
+
 @pytest.fixture(scope="module")
-def tuned(inputs: Mapping[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    folder = tmp_path_factory.mktemp("tuned")
-    recipe = make_recipe(folder, finetune=FINETUNE)
-    return finish(start_training("finetune", folder / "out", recipe, inputs), folder / "out")
+def uninterrupted(
+    ranks: ForkedRanks, inputs: Mapping[str, Artifact], tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
+    """Two ranks at ZeRO 2, never killed."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return tune(ranks, killed_recipe(folder), inputs, folder / "out")
 
 
-def curve(artifact: Artifact, start: str, name: str) -> list[float]:
-    return [value for _, value in json.loads(artifact.file("curves.json").read_text())[start][name]]
+def assert_same(artifact: Artifact, other: Artifact) -> None:
+    assert digests(artifact) == digests(other)
+    for training in ("seed0.pretrained", "seed0.scratch", "seed1.pretrained", "seed1.scratch"):
+        for name in ("train_loss", "lm_loss", "gradient_norm", "validation_accuracy"):
+            assert curve(artifact, training, name) == curve(other, training, name), (training, name)
 
 
-def test_two_topics_of_disjoint_words_are_told_apart(tuned: Artifact) -> None:
-    assert tuned.manifest.figures["validation_accuracy"] == 1.0
-    assert tuned.manifest.counts["steps"] == 3 * 7  # 80 examples in batches of 12: the last of an epoch has 8
-    assert len(curve(tuned, "pretrained", "validation_accuracy")) == 3
-    assert curve(tuned, "scratch", "train_loss")[-1] < 0.5
+def test_of_several_seeds_figures_are_means_and_the_best_model_is_kept(uninterrupted: Artifact) -> None:
+    figures = uninterrupted.manifest.figures
+    bests = {seed: max(curve(uninterrupted, f"seed{seed}.pretrained", "validation_accuracy")) for seed in (0, 1)}
+    assert figures["validation_accuracy"] == pytest.approx(np.mean(list(bests.values())))
+    assert figures["validation_accuracy_spread"] == pytest.approx(np.std(list(bests.values()), ddof=1))
+    assert "scratch_validation_accuracy_spread" in figures
+    best = max(bests, key=lambda seed: bests[seed])
+    of = digests(uninterrupted)
+    assert set(of) == {
+        f"{folder}/model.safetensors"
+        for folder in (
+            "model",
+            "scratch",
+            *(f"seeds/{seed}/{start}" for seed in (0, 1) for start in ("model", "scratch")),
+        )
+    }
+    assert of["model/model.safetensors"] == of[f"seeds/{best}/model/model.safetensors"]
+    assert of["scratch/model.safetensors"] == of[f"seeds/{best}/scratch/model.safetensors"]
+    assert of["seeds/0/model/model.safetensors"] != of["seeds/1/model/model.safetensors"]
+    assert not (uninterrupted.root / "checkpoints").exists()
 
 
-def test_the_auxiliary_objective_starts_at_the_log_of_the_vocabulary(tuned: Artifact) -> None:
-    assert curve(tuned, "pretrained", "lm_loss")[0] == pytest.approx(5.95, abs=0.1)  # ln 384
+def test_from_random_weights_all_learn_where_else_the_last_block_does(
+    uninterrupted: Artifact, inputs: Mapping[str, Artifact]
+) -> None:
+    folder = inputs["pretrain"].root / "model"
+    vocab_size = Tokenizer.load(folder).vocab_size
+    before, after, scratch = (
+        load_file(folder / "model.safetensors"),
+        weights(uninterrupted),
+        weights(uninterrupted, "scratch"),
+    )
+    moved = {
+        name
+        for name, value in before.items()
+        if not torch.equal(value[:vocab_size], after[name][: len(value)][:vocab_size])
+    }
+    assert moved == {name for name in before if ".h.1." in name}  # of two blocks
+    assert not any(torch.equal(value, scratch[name][: len(value)]) for name, value in before.items())
+    counts = uninterrupted.manifest.counts
+    assert 0 < counts["trainable_parameters"] < counts["parameters"]
 
 
-def test_one_rank_gives_the_curves_of_two(tuned: Artifact, inputs: Mapping[str, Artifact], tmp_path: Path) -> None:
-    settings = {**FINETUNE, "classifier_dropout": 0.0, "epochs": 1, "from_scratch_baseline": False}
-    curves = []
-    for processes, micro_batch in ((1, 12), (2, 2)):
-        folder = tmp_path / str(processes)
-        folder.mkdir()
-        train = {"processes": processes, "micro_batch_sequences": micro_batch}
-        recipe = make_recipe(folder, finetune=settings, train=train)
-        job = start_training("finetune", folder / "out", recipe, inputs, processes=processes)
-        artifact = finish(job, folder / "out")
-        curves.append([curve(artifact, "pretrained", name) for name in ("train_loss", "lm_loss")])
-        assert not artifact.has("scratch/config.json")
-    for one, two in zip(*curves, strict=True):
-        assert one == pytest.approx(two, rel=1e-4)
+KILLS = (  # where the rank is struck, counted from each start
+    Blow(1, "step", 13),  # in the midst of the first training
+    Blow(0, "step", 14 + 10),  # it goes on behind step 10, and is struck in the second one
+    Blow(0, "file", 12),
+)
 
 
-def test_transformers_loads_the_classifier_and_agrees(tuned: Artifact) -> None:
-    folder = tuned.file("model/config.json").parent
-    ours, names = load_classifier(folder)
-    ours.eval()
-    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    tokenizer, their_tokenizer = Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
-    settings = load_recipe(tuned.root / "recipe.json").finetune
-    assert settings is not None
-    rows = read_rows(Path(settings.test), settings)
-    padded = their_tokenizer(["the sea", *(row.texts[0] for row in rows[:3])], padding=True, return_tensors="pt")
-    with torch.inference_mode():
-        together = theirs(**padded).logits
-    for index, row in enumerate(rows[:6]):
-        ids = list(encode_rows([row], tokenizer, TaskSpec.read(folder)).sequences[0][0])
-        assert their_tokenizer(row.texts[0], truncation=True)["input_ids"] == ids
-        with torch.inference_mode():
-            expected = theirs(torch.tensor([ids])).logits
-            logits, _ = ours(torch.tensor([ids]), torch.tensor([len(ids)]))
-        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
-        if index < 3:
-            torch.testing.assert_close(together[index + 1 : index + 2], expected, atol=1e-5, rtol=0)
-        assert theirs.config.id2label[int(expected.argmax())] == names[int(logits.argmax())] == row.label
+def test_killed_anywhere_at_equal_size_it_ends_with_the_same_bits(
+    ranks: ForkedRanks, inputs: Mapping[str, Artifact], uninterrupted: Artifact, tmp_path: Path
+) -> None:
+    output, first = tmp_path / "out", tmp_path / "out" / "seeds" / "0" / "model" / "model.safetensors"
+    made = []
+    for number, blow in enumerate(KILLS):
+        recipe = killed_recipe(tmp_path, background_checkpoints=bool(number % 2))
+        codes = ranks.run(output, recipe, inputs, stage="finetune", blow=blow)
+        assert codes[blow.rank] == -9, told(output)
+        assert open_artifact(output) is None
+        made.append(first.stat().st_mtime_ns if first.exists() else None)
+    assert made[0] is None
+    assert made[1] is not None
+    artifact = tune(ranks, killed_recipe(tmp_path), inputs, output)
+    assert_same(artifact, uninterrupted)
+    assert made[1] == made[2] == first.stat().st_mtime_ns  # a training that is whole is not repeated
+    assert "resumed behind step" in told(output)
 
 
-def test_a_label_that_training_never_saw_stops_before_training(inputs: Mapping[str, Artifact], tmp_path: Path) -> None:
-    recipe = make_recipe(tmp_path, finetune=FINETUNE)
-    with (tmp_path / "validation.jsonl").open("a") as stream:
+def test_sigterm_to_one_rank_stops_all_behind_the_same_step(
+    ranks: ForkedRanks, inputs: Mapping[str, Artifact], uninterrupted: Artifact, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    blow, recipe = Blow(1, "step", 24 + 12, "SIGTERM"), killed_recipe(tmp_path, keep_every_steps=10)
+    assert ranks.run(output, recipe, inputs, stage="finetune", blow=blow) == [75, 75], told(output)
+    error = json.loads((output / "error.json").read_text())
+    message = "SIGTERM stopped it behind step 12; start it again to go on behind step 12"
+    assert error == {"kind": "preempted", "message": message}
+    assert_same(tune(ranks, recipe, inputs, output), uninterrupted)
+    kept = {str(path.relative_to(output / "checkpoints")) for path in (output / "checkpoints").glob("**/step-*")}
+    assert kept == {
+        f"{seed}-{start}/step-{n}" for seed in (0, 1) for start in ("pretrained", "scratch") for n in (10, 20)
+    }
+    assert len(list((output / "checkpoints").iterdir())) == 4
+
+
+CHAIN = ((1, 0, 8), (2, 3, 6), (2, 1, 6), (1, 3, None))  # (ranks, ZeRO stage, the step of this start that is the last)
+
+
+@pytest.mark.parametrize("trainable", ["all", "lora"])
+def test_other_ranks_and_stages_give_the_same_losses(
+    ranks: ForkedRanks, inputs: Mapping[str, Artifact], tmp_path: Path, trainable: str
+) -> None:
+    settings = {"trainable": trainable, "from_scratch_baseline": False, "classifier_dropout": 0.0, "epochs": 3}
+    settings["class_weights"] = {"sea": 3.0}
+    artifacts = []
+    for world_size, stage in ((1, 0), (2, 3)):
+        folder = tmp_path / str(world_size)
+        train = {"processes": world_size, "zero_stage": stage, "micro_batch_sequences": 3}
+        artifacts.append(tune(ranks, recipe_of(folder, labelled, settings, **train), inputs, folder / "out"))
+    output = tmp_path / "chain" / "out"
+    for world_size, stage, struck in CHAIN:
+        train = {"processes": world_size, "zero_stage": stage, "checkpoint_every_steps": 4}
+        blow = Blow(world_size - 1, "step", struck) if struck else None
+        recipe = recipe_of(tmp_path / "chain", labelled, settings, **train)
+        codes = ranks.run(output, recipe, inputs, stage="finetune", blow=blow)
+        assert codes[-1] == (-9 if struck else 0), told(output)
+    artifacts.append(whole(output))
+    for name in ("train_loss", "lm_loss", "gradient_norm", "validation_accuracy"):
+        alone, *others = (curve(artifact, "pretrained", name) for artifact in artifacts)
+        for other in others:
+            assert other == pytest.approx(alone, rel=1e-4, abs=1e-4), name
+    alone, *others = map(weights, artifacts)
+    for other in others:
+        for name, value in alone.items():
+            torch.testing.assert_close(other[name], value, atol=1e-3, rtol=0)
+
+
+def test_in_bf16_it_learns_too(ranks: ForkedRanks, inputs: Mapping[str, Artifact], tmp_path: Path) -> None:
+    settings = {"precision": "bf16", "from_scratch_baseline": False, "trainable": "last_n", "trainable_blocks": 1}
+    recipe = recipe_of(tmp_path, labelled, settings, zero_stage=2)
+    assert tune(ranks, recipe, inputs, tmp_path / "out").manifest.figures["validation_accuracy"] > 0.95
+
+
+def test_a_label_that_training_never_saw_stops_before_training(
+    ranks: ForkedRanks, inputs: Mapping[str, Artifact], tmp_path: Path
+) -> None:
+    recipe = recipe_of(tmp_path, labelled, {})
+    with (tmp_path / "rows.validation.jsonl").open("a") as stream:
         stream.write('{"text": "a cloud", "label": "sky"}\n')
-    job = start_training("finetune", tmp_path / "out", recipe, inputs)
-    job.communicate()
+    assert ranks.run(tmp_path / "out", recipe, inputs, stage="finetune") == [2]
     error = json.loads((tmp_path / "out" / "error.json").read_text())
     assert error["kind"] == "user"
-    assert "validation.jsonl:21: the label 'sky' is none of the training split's: land, sea" in error["message"]
+    assert "rows.validation.jsonl:41: the label 'sky' is none of the training split's: land, sea" in error["message"]

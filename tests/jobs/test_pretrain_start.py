@@ -13,8 +13,8 @@ import transformers
 from gpt_core.artifact import Artifact
 from gpt_core.data.batches import Batch, TrainingSamples
 from gpt_core.data.shard_cache import open_side
-from gpt_core.model.config import IGNORED
 from gpt_core.recipe import Recipe
+from gpt_core.tasks.spec import IGNORED
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from tiny_training import finish, make_inputs, make_recipe, start_training
 

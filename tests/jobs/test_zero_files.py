@@ -28,12 +28,13 @@ BATCH, SAVED_BEHIND, STEPS = 12, 3, 5
 
 
 class SquaredError(nn.Module):
-    """The summed squared error of a two-layer network with a buffer, (B, 4) -> scalar."""
+    """The summed squared error of a network with a buffer, whose middle layer does not learn, (B, 4) -> scalar."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 3) -> None:
         super().__init__()
-        torch.manual_seed(3)
-        self.layers = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 1))
+        self.layers[2].requires_grad_(False)
         self.register_buffer("scale", torch.tensor([2.0]))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ def plain_steps() -> tuple[list[float], dict[str, Tensor]]:
         (model(*batch_of(step)) / BATCH).backward()
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.gradient_clip)))
         optimizer.step()
-    return norms, {name: value.detach().clone() for name, value in model.named_parameters()}
+    return norms, {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
 
 
 def find_source(root: Path, world_size: int, stage: int) -> Path:
@@ -77,8 +78,12 @@ def run_rank(root: Path, sources: Sequence[int]) -> None:
             norms.append(engine.step(1.0))
         return norms
 
+    def make(stage: int, seed: int) -> ZeroEngine:
+        cluster = TrainCluster(zero_stage=stage)
+        return ZeroEngine(SquaredError(seed), SETTINGS, cluster, micro_batch=BATCH // world_size)
+
     for there, stage_there, stage in itertools.product(sources, STAGES, STAGES):
-        engine = ZeroEngine(SquaredError(), SETTINGS, TrainCluster(zero_stage=stage), micro_batch=BATCH // world_size)
+        engine = make(stage, 4)
         engine.load(find_source(root, there, stage_there))
         norms = take_steps(engine, range(SAVED_BEHIND, STEPS))
         weights = {name: value.tolist() for name, value in engine.weights().items()}
@@ -86,7 +91,7 @@ def run_rank(root: Path, sources: Sequence[int]) -> None:
             name = f"{there} at {stage_there} to {world_size} at {stage}.json"
             (root / name).write_text(json.dumps({"norms": norms, "weights": weights}))
     for stage in STAGES:
-        engine = ZeroEngine(SquaredError(), SETTINGS, TrainCluster(zero_stage=stage), micro_batch=BATCH // world_size)
+        engine = make(stage, 3)
         take_steps(engine, range(SAVED_BEHIND))
         folder = find_source(root, world_size, stage)
         folder.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from gpt_core.model import heads
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import LanguageModel, SequenceClassifier, token_cross_entropy
+from gpt_core.model.heads import LanguageModel, TaskModel, example_losses, token_cross_entropy
 
 
 def plain_loss(decoder: Decoder, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -127,23 +127,57 @@ def test_no_gradient_is_made_where_none_is_wanted(monkeypatch: pytest.MonkeyPatc
         assert model(ids, ids)[0].item() == wanted.item()
 
 
-def test_a_sequence_is_classified_at_its_last_token_whatever_pads_it(decoder: Decoder) -> None:
-    classifier = SequenceClassifier(decoder, 3, dropout=0.0)
-    ids, lengths = draw_ids(3, 10), torch.tensor([10, 1, 6])
-    logits, hidden = classifier(ids, lengths)
-    assert logits.shape == (3, 3)
-    assert hidden.shape == (3, 10, 32)
-    for row, length in enumerate(lengths.tolist()):
-        alone = classifier.score(decoder(ids[row : row + 1, :length])[:, -1])
-        torch.testing.assert_close(logits[row : row + 1], alone, rtol=0, atol=1e-5)
+def test_a_frozen_output_costs_no_gradient_and_leaves_the_others_as_they_are(decoder: Decoder) -> None:
+    ids, targets = draw_ids(2, 8), draw_ids(2, 8, seed=2)
+    hidden = decoder(ids).detach().requires_grad_()
+    weight = decoder.embedding.weight
+    (wanted,) = torch.autograd.grad(token_cross_entropy(hidden, weight, targets), hidden)
+    weight.requires_grad_(False)
+    loss = token_cross_entropy(hidden, weight, targets)
+    assert [tensor is None for tensor in loss.grad_fn.saved_tensors] == [False, True]
+    assert torch.equal(torch.autograd.grad(loss, hidden)[0], wanted)
 
 
-def test_the_score_of_a_classifier_depends_on_its_seed_alone() -> None:
+def test_each_example_has_its_nats_and_its_targets(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "SLICE_BYTES", 4 * 7 * decoder.config.vocab_size)
+    ids, targets = draw_ids(3, 2, 6), draw_ids(3, 2, 6, seed=2)
+    targets[0, 0, :4], targets[1] = -100, -100
+    hidden = decoder(ids.view(6, 6)).view(3, 2, 6, -1)
+    nats, each = example_losses(hidden, decoder.embedding.weight, targets)
+    alone = [plain_loss(decoder, *row) for row in zip(ids, targets, strict=True)]
+    assert each[:, 1].tolist() == [8, 0, 12]
+    torch.testing.assert_close(each[:, 0], torch.stack(alone).detach(), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(nats, torch.stack(alone).sum(), rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["class", "classes", "number", "choice"])
+def test_an_examples_sequences_are_pooled_at_their_last_tokens_whatever_pads_them(
+    decoder: Decoder, target: str
+) -> None:
+    n_outputs = 3 if target.startswith("class") else 1
+    model = TaskModel(decoder, n_outputs=n_outputs, target=target, dropout=0.0)  # type: ignore[arg-type]
+    ids, lengths = draw_ids(3, 2, 10), torch.tensor([[10, 1], [6, 0], [2, 7]])
+    logits, hidden = model(ids, lengths)
+    assert hidden.shape == (3, 2, 10, 32)
+    for row, (first, second) in enumerate(lengths.tolist()):
+        pooled = [decoder(ids[row, n : n + 1, :length])[0, -1] for n, length in enumerate((first, second)) if length]
+        if target == "choice":
+            wanted = [model.score(each).item() for each in pooled] + [-math.inf] * (2 - len(pooled))
+            assert logits[row].tolist() == pytest.approx(wanted, abs=1e-5)
+        else:
+            alone = model.score(sum(pooled))
+            torch.testing.assert_close(logits[row], alone[0] if target == "number" else alone, rtol=0, atol=1e-5)
+
+
+def test_the_score_of_a_task_depends_on_its_seed_alone() -> None:
     decoder = make_decoder("gpt2")
+
+    def weight(**seed: int) -> torch.Tensor:
+        return TaskModel(decoder, n_outputs=300, target="class", dropout=0.1, **seed).score.weight
+
     torch.manual_seed(1)
-    one = SequenceClassifier(decoder, 300, 0.1, seed=5)
+    one = weight(seed=5)
     torch.manual_seed(2)
-    same = SequenceClassifier(decoder, 300, 0.1, seed=5)
-    assert torch.equal(one.score.weight, same.score.weight)
-    assert not torch.equal(one.score.weight, SequenceClassifier(decoder, 300, 0.1).score.weight)
-    assert one.score.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert torch.equal(one, weight(seed=5))
+    assert not torch.equal(one, weight())
+    assert one.std().item() == pytest.approx(0.02, rel=0.05)

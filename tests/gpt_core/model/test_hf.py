@@ -13,11 +13,9 @@ from tiny_decoder import VOCAB_SIZE, draw_ids, make_decoder
 
 from gpt_core.errors import InputError
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import LanguageModel, SequenceClassifier
-from gpt_core.model.hf import load_classifier, load_decoder, save_classifier, save_language_model
+from gpt_core.model.heads import LanguageModel
+from gpt_core.model.hf import load_decoder, save_language_model
 from gpt_core.model.hf_layout import stored_tensors
-
-LABELS = ["art", "law", "sea"]
 
 
 def make_peer(architecture: str) -> transformers.PreTrainedModel:
@@ -49,12 +47,6 @@ def make_peer(architecture: str) -> transformers.PreTrainedModel:
             gain = parameter.ndim == 1 and name.endswith("weight")
             parameter.normal_(1.0 if gain else 0.0, 0.2, generator=generator)
     return peer.eval()
-
-
-def make_classifier(architecture: str) -> SequenceClassifier:
-    classifier = SequenceClassifier(make_decoder(architecture), len(LABELS), dropout=0.1)
-    torch.nn.init.normal_(classifier.score.weight, generator=torch.Generator().manual_seed(4))
-    return classifier.eval()
 
 
 def edit_config(folder: Path, **fields: Any) -> None:
@@ -117,43 +109,10 @@ def test_bf16_weights_are_stored_in_fp32(decoder: Decoder, tmp_path: Path) -> No
     assert torch.equal(load_decoder(tmp_path).embedding.weight, rounded.embedding.weight.float())
 
 
-def test_transformers_classifies_a_padded_batch_as_we_do(architecture: str, tmp_path: Path) -> None:
-    """Texts of unlike lengths end in the end-of-text token, as they begin; the padding is an id of its own."""
-    classifier = make_classifier(architecture)
-    mark = VOCAB_SIZE - 1
-    save_classifier(classifier, tmp_path, LABELS, end_of_text_id=mark)
-    peer, report = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert peer.config.pad_token_id == classifier.decoder.config.pad_id
-    assert peer.config.id2label == dict(enumerate(LABELS))
-    lengths = torch.tensor([10, 2, 6])
-    ids = draw_ids(3, 10) % mark
-    for row, length in enumerate(lengths.tolist()):
-        ids[row, 0] = ids[row, length - 1] = mark
-        ids[row, length:] = peer.config.pad_token_id
-    mask = (ids != peer.config.pad_token_id).long()
-    logits, _ = classifier(ids, lengths)
-    torch.testing.assert_close(logits, peer.eval()(ids, attention_mask=mask).logits, rtol=0, atol=1e-5)
-
-
 def test_the_likelihood_ignores_what_the_padding_row_holds(decoder: Decoder) -> None:
     ids = draw_ids(1, 8)
     padded = torch.cat((ids, torch.full((1, 3), decoder.config.pad_id)), dim=1)
     torch.testing.assert_close(decoder(padded)[:, :8], decoder(ids), rtol=0, atol=1e-5)
-
-
-def test_a_saved_classifier_loads_as_it_was(architecture: str, tmp_path: Path) -> None:
-    classifier = make_classifier(architecture)
-    save_classifier(classifier, tmp_path, LABELS)
-    loaded, labels = load_classifier(tmp_path)
-    ids, lengths = draw_ids(2, 5), torch.tensor([5, 3])
-    assert labels == LABELS
-    assert torch.equal(loaded.eval()(ids, lengths)[0], classifier(ids, lengths)[0])
-
-
-def test_as_many_labels_as_classes_are_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 labels for 3 classes"):
-        save_classifier(make_classifier("gpt2"), tmp_path, ["a", "b"])
 
 
 def test_a_tensor_too_few_is_named(decoder: Decoder, tmp_path: Path) -> None:
@@ -214,15 +173,6 @@ def test_a_tensor_of_another_shape_is_named(architecture: str, tmp_path: Path) -
         load_decoder(tmp_path)
 
 
-def test_a_classifier_is_no_language_model_and_the_other_way_round(tmp_path: Path) -> None:
-    save_classifier(make_classifier("gpt2"), tmp_path, LABELS)
-    with pytest.raises(InputError, match=r"architectures is \['GPT2ForSequenceClassification'\], not \['GPT2LMHead"):
-        load_decoder(tmp_path)
-    save_language_model(make_decoder("gpt2"), tmp_path)
-    with pytest.raises(InputError, match=r"architectures is \['GPT2LMHeadModel'\], not \['GPT2ForSequence"):
-        load_classifier(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -247,13 +197,6 @@ def test_unlike_dropout_rates_are_refused(tmp_path: Path) -> None:
     edit_config(tmp_path, attn_pdrop=0.3)
     with pytest.raises(InputError, match="one dropout rate for all"):
         load_decoder(tmp_path)
-
-
-def test_labels_are_numbered_from_zero(tmp_path: Path) -> None:
-    save_classifier(make_classifier("gpt2"), tmp_path, LABELS)
-    edit_config(tmp_path, id2label={"1": "art", "2": "law", "3": "sea"})
-    with pytest.raises(InputError, match="id2label does not number the labels from 0"):
-        load_classifier(tmp_path)
 
 
 def test_what_is_no_model_is_refused_by_file(tmp_path: Path) -> None:

@@ -1,19 +1,16 @@
 """Pre-training begins with a folder's weights where the recipe's model is the folder's."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from tiny_decoder import VOCAB_SIZE, draw_ids, make_decoder
 
 from gpt_core import recipe
 from gpt_core.errors import InputError, RecipeError, UserError
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import SequenceClassifier
-from gpt_core.model.hf import save_classifier, save_language_model
-from gpt_core.model.start import load_with_padding, start_decoder
+from gpt_core.model.hf import save_language_model
+from gpt_core.model.start import load_for_task, start_decoder
 
 
 def model_of(decoder: Decoder, **fields: object) -> recipe.Model:
@@ -66,31 +63,36 @@ def test_fewer_rows_than_tokens_are_refused(tmp_path: Path) -> None:
         start_decoder(model_of(decoder), vocab_size=257, init_from=str(tmp_path), seed=0)
 
 
-def test_a_model_without_a_free_row_gets_one_to_classify_padded_batches_with(architecture: str, tmp_path: Path) -> None:
-    decoder = make_decoder(architecture, vocab_size=255)
-    full = Decoder(replace(decoder.config, pad_id=None))
-    full.load_state_dict(decoder.state_dict())
-    save_language_model(full.eval(), tmp_path / "full")
-    grown = load_with_padding(tmp_path / "full").eval()
-    assert (grown.config.vocab_size, grown.config.pad_id) == (257, 256)
-    ids = draw_ids(2, 24)
-    logits = grown.logits(grown(ids))
-    torch.testing.assert_close(logits[..., :256], full.logits(full(ids)), rtol=0, atol=1e-5)
-    torch.testing.assert_close(logits[..., 256], logits[..., :256].mean(dim=-1), rtol=0, atol=1e-5)
-
-    classifier = SequenceClassifier(grown, 2, dropout=0.0).eval()
-    save_classifier(classifier, tmp_path / "classifier", ["a", "b"])
-    peer = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "classifier").eval()
-    ids[1, 5:] = 256
-    wanted = peer(ids, attention_mask=(ids != 256).long()).logits
-    torch.testing.assert_close(classifier(ids, torch.tensor([24, 5]))[0], wanted, rtol=0, atol=1e-5)
-
-
-def test_a_model_with_a_padding_row_is_loaded_as_it_is(decoder: Decoder, tmp_path: Path) -> None:
+def test_a_model_without_rows_for_the_marks_gets_rows_that_outweigh_nothing(decoder: Decoder, tmp_path: Path) -> None:
+    with torch.no_grad():
+        decoder.embedding.weight += 1.0  # zeros would have other logits than these rows
     save_language_model(decoder, tmp_path)
-    loaded = load_with_padding(tmp_path)
-    assert loaded.config.pad_id == VOCAB_SIZE
+    made = [load_for_task(tmp_path, 254, seed=seed).eval() for seed in (1, 1, 2)]
+    assert (made[0].config.vocab_size, made[0].config.pad_id) == (258, 257)  # of the marks 254 and 255 have a row
+    rows = made[0].embedding.weight
+    assert torch.equal(rows[:256], decoder.embedding.weight)
+    assert torch.equal(rows, made[1].embedding.weight)
+    assert not torch.equal(rows, made[2].embedding.weight)
+    away = (torch.stack([each.embedding.weight[256:] for each in made[::2]]) - rows[:254].mean(dim=0)).std().item()
+    assert away == pytest.approx(0.02, rel=0.25)  # of 128 numbers
+    ids = draw_ids(2, 24)
+    logits = made[0].logits(made[0](ids))
+    torch.testing.assert_close(logits[..., :256], decoder.logits(decoder(ids)), rtol=0, atol=1e-5)
+    spread = logits[..., :254].std(dim=-1, keepdim=True)
+    assert ((logits[..., 256:] - logits[..., :254].mean(dim=-1, keepdim=True)).abs() < spread).all()
+
+
+def test_a_model_with_rows_behind_its_tokens_is_loaded_as_it_is(decoder: Decoder, tmp_path: Path) -> None:
+    save_language_model(decoder, tmp_path)
+    loaded = load_for_task(tmp_path, VOCAB_SIZE)
+    assert (loaded.config.vocab_size, loaded.config.pad_id) == (256, VOCAB_SIZE + 3)
     assert torch.equal(loaded.embedding.weight, decoder.embedding.weight)
+
+
+def test_a_task_is_not_begun_with_fewer_rows_than_tokens(tmp_path: Path) -> None:
+    save_language_model(make_decoder("gpt2"), tmp_path)
+    with pytest.raises(UserError, match="256 rows of the vocabulary are fewer than the 257 tokens of the tokenizer"):
+        load_for_task(tmp_path, 257)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

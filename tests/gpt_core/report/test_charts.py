@@ -1,7 +1,8 @@
 import math
 import xml.etree.ElementTree as ElementTree
 
-from gpt_core.report.charts import Bar, Series, bar_chart, element, heat_map, histogram, line_chart, spread
+from gpt_core.report.charts import Bar, Series, bar_chart, element, histogram, line_chart, spread
+from gpt_core.report.result_charts import Bin, Estimate, heat_map, interval_chart, reliability_chart
 from gpt_core.report.scale import linear_scale, log_scale
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -77,6 +78,31 @@ def test_a_confusion_matrix_shades_by_the_share_of_the_row() -> None:
     assert texts(chart)[-3:] == ["3", "1", "5"]
 
 
+def test_an_estimate_is_a_dot_on_its_interval_to_one_scale_for_all() -> None:
+    estimates = [
+        Estimate("ours", 0.75, 0.5, 1.0, "75.0%", "c1", each=[0.7, 0.8]),
+        Estimate("theirs", 0.0, 0.0, 0.0, "0.0%", "c2"),
+    ]
+    chart = interval_chart("accuracy", estimates, share=True, reference=0.5)
+    # x from 12 to 468 over 0 to 1
+    (bar,) = found(chart, "rect", "c1")
+    assert (bar.get("x"), bar.get("width")) == ("240.0", "228.0")
+    assert [dot.get("cx") for dot in found(chart, "circle", "c1")] == ["331.2", "376.8", "354.0"]
+    assert [dot.get("cx") for dot in found(chart, "circle", "c2")] == ["12.0"]
+    assert [line.get("x1") for line in found(chart, "line", "limit")] == ["240.0"]
+    assert "100%" in texts(chart)
+
+
+def test_a_bin_shows_its_accuracy_and_the_gap_to_its_confidence_either_way() -> None:
+    chart = reliability_chart("reliability", [Bin(0.4, 0.6, 5, 0.5, 0.75), Bin(0.8, 1.0, 10, 1.0, 0.5)])
+    # y from 280 up to 62 over 0 to 1: 0.5 is 171, 0.75 is 116.5
+    shown = [(rect.get("y"), rect.get("height")) for rect in found(chart, "rect", "c2")]
+    assert shown == [("116.5", "54.5"), ("62.0", "109.0")]
+    assert [line.get("y") for line in found(chart, "rect", "c1") if line.get("height") == "3.0"] == ["115.0", "169.5"]
+    assert [rect.get("height") for rect in found(chart, "rect", "muted")] == ["15.0", "30.0"]
+    assert "10 examples, mean confidence 100.0%, right 50.0%" in chart
+
+
 def test_points_that_cannot_be_drawn_are_left_out() -> None:
     points = [(0, 1.0), (1, math.nan), (2, math.inf), (3, 0.0), (4, 100.0)]
     chart = line_chart("norm", [Series("norm", points, "c1")], x_label="step", y_label="", log_y=True)
@@ -88,6 +114,7 @@ def test_charts_without_numbers_are_empty_and_titled() -> None:
         line_chart("none", [Series("x", [], "c1")], x_label="step", y_label=""),
         histogram("none", [1, 2], [("kept", [0], "c1")], x_label="", y_label=""),
         bar_chart("none", []),
+        interval_chart("none", []),
     ):
         assert [child.tag for child in parse(chart)] == [SVG + "title"]
 

@@ -1,17 +1,29 @@
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from report_run import make_recipe, over_seeds
 
 from gpt_core.artifact import Artifact
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import parse_recipe
 from gpt_core.report.page import render_report
 
-HEADLINE = ["8,580", "of 26,801 (32.0%)", "3,546,869", "1,366,784", "4.305", "1.702", "83.9%", "73.6%", "31.3%"]
+HEADLINE = [
+    *("8,580", "of 26,801 (32.0%)", "3,546,869", "1,366,784", "4.305", "1.702"),
+    *(
+        "83.9%",
+        "from scratch 73.6%, bag of words 77.5%, majority 31.3%",
+        "+10.3",
+        "points of accuracy; 95%: 6.4 to 14.2",
+    ),
+]
+LIKELIHOOD = {"loss": 4.3, "bits_per_byte": 1.7, "perplexity": 73.7, "tokens": 69_888}
 FETCHING = {"src", "srcset", "href", "xlink:href", "action", "data", "poster", "background"}
 # what a browser loads, runs or follows by itself
 ACTIVE = {"script", "iframe", "object", "embed", "img", "video", "audio", "base", "form"}
@@ -134,10 +146,10 @@ def test_a_browser_fetches_nothing(recipe: Recipe, artifacts: dict[str, Artifact
 def test_every_chart_is_well_formed_and_has_a_title(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
     html = render_report(recipe, artifacts)
     charts = [ElementTree.fromstring(chart) for chart in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]  # noqa: S314
-    assert len(charts) == 22
+    assert len(charts) == 27
     names = [chart[0].text for chart in charts]
     assert all(chart[0].tag == "{http://www.w3.org/2000/svg}title" for chart in charts)
-    assert "Confusion matrix of the pre-trained classifier" in names
+    assert "Confusion matrix of the fine-tuned model" in names
     assert "nan" not in " ".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
 
 
@@ -154,15 +166,109 @@ def test_the_same_inputs_give_the_same_bytes(recipe: Recipe, artifacts: dict[str
 
 def test_a_run_without_finetune_shows_no_classifier(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
     evaluation = artifacts["evaluate"].root / "evaluation.json"
-    evaluation.write_text('{"language_model": {}}')
+    evaluation.write_text(json.dumps({"language_model": {"total": LIKELIHOOD, "sources": {"web": LIKELIHOOD}}}))
     stopped = parse_recipe({**recipe.model_dump(mode="json"), "finetune": None}, origin="a test")
     del artifacts["finetune"]
     artifacts["evaluate"].manifest.figures.pop("test_accuracy")
     html = render_report(stopped, artifacts)
     assert "Fine-tuning" not in titles(html)
     assert "Evaluation" in titles(html)
-    for absent in ("from scratch", "accuracy", "Confusion", "classifier"):
-        assert absent not in Page(html).text.replace("from_scratch", "").replace("classifier: null", "")
+    for absent in ("from scratch", "accuracy", "Confusion", "fine-tuned", "worth of pre-training"):
+        assert absent not in Page(html).text
+    assert "Bits per byte by source" not in html
+
+
+def test_every_contestant_stands_on_the_page_with_its_interval(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    page = Page(render_report(recipe, artifacts)).text
+    for told in (
+        "83.9%80.9% to 86.9%0.8230.7593.1%",
+        "bag of words: naive Bayes over counts of words77.5%",
+        "majority: the most frequent label31.3%",
+        "+10.3 points of accuracy, 95% interval 6.4 to 14.2 (1,000 resamples of the test set, paired).",
+        "1.860 \u00b7 23,416 tokens",
+    ):
+        assert told in page.replace("\n", ""), told
+    assert "may be chance" not in page
+
+
+def test_a_lift_whose_interval_holds_zero_may_be_chance(recipe: Recipe, artifacts: dict[str, Artifact]) -> None:
+    change_evaluation(artifacts, lambda task: task["lift"].update(low=-0.01))
+    assert "The interval holds 0: the difference may be chance." in Page(render_report(recipe, artifacts)).text
+
+
+def test_several_seeds_are_told_with_their_spread(artifacts: dict[str, Artifact]) -> None:
+    def change(task: dict[str, Any]) -> None:
+        task.update(seeds=[4, 5], kept_seed=5)
+        task["models"] = {name: over_seeds(it, [0.01, -0.01]) for name, it in task["models"].items()}
+
+    change_evaluation(artifacts, change)
+    curves = artifacts["finetune"].root / "curves.json"
+    runs = json.loads(curves.read_text())
+    curves.write_text(json.dumps({f"seed{seed}.{start}": runs[start] for seed in (4, 5) for start in runs}))
+    html = render_report(make_recipe(finetune={"train": "a", "test": "b", "seeds": 2, "seed": 4}), artifacts)
+    page = Page(html).text
+    for told in ("over 2 seeds", "\u00b1 1.2%", "of the model of seed 5", "Both 2 times, with other seeds."):
+        assert told in page, told
+    accuracy = re.search(r"<svg[^>]*><title>Validation accuracy</title>.*?</svg>", html, re.DOTALL)
+    assert accuracy is not None
+    assert accuracy.group().count("<path") == 4
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "figures", "told"),
+    [
+        (
+            {"task": "similarity", "labels": "number"},
+            "number",
+            {"pearson": 0.5, "spearman": 0.25},
+            "of Pearson; 95%: 0.1",
+        ),
+        ({"task": "completion"}, "text", {"loss": 2.0, "perplexity": 7.389}, "nats per token less; 95%: 0.1"),
+        ({"task": "multiple_choice"}, "choice", {"accuracy": 0.5}, "points of accuracy; 95%: 10.0 to"),
+        ({"labels": "classes"}, "classes", {"macro_f1": 0.5, "exact_match": 0.25}, "of macro F1; 95%: 0.1"),
+    ],
+)
+def test_every_target_has_its_table_and_its_lift(
+    artifacts: dict[str, Artifact], task: dict[str, str], target: str, figures: dict[str, float], told: str
+) -> None:
+    name = next(iter(figures))
+    standing = {"figures": figures, "low": 0.1, "high": 0.9, "seeds": [figures]}
+
+    def change(tree: dict[str, Any]) -> None:
+        tree.update(task=task.get("task", "classification"), target=target, headline=name, labels=[])
+        tree.update(confusion=[], per_label={}, calibration=[], models={"pretrained": standing, "scratch": standing})
+
+    change_evaluation(artifacts, change)
+    artifacts["evaluate"].manifest.figures.update({f"test_{name}": figures[name], "lift": 0.2, "lift_low": 0.1})
+    text = Page(render_report(make_recipe(finetune={"train": "a", "test": "b", **task}), artifacts)).text
+    assert told in text
+    assert "What pre-training is worth" in text
+    assert "Confusion matrix" not in text
+
+
+def test_without_a_corpus_the_page_tells_of_the_task_alone(artifacts: dict[str, Artifact]) -> None:
+    tuned = {name: artifacts[name] for name in ("finetune", "evaluate")}
+    change_evaluation(tuned, lambda _: None, keep_language=False)
+    recipe = make_recipe(corpus=None, finetune={"model": "models/gpt2", "train": "a", "test": "b"})
+    html = render_report(recipe, tuned)
+    assert "The language model models/gpt2, tuned for classification." in Page(html).text
+    assert titles(html)[:2] == ["Fine-tuning", "Evaluation"]
+    assert "held-out" not in Page(html).text
+
+
+def change_evaluation(
+    artifacts: dict[str, Artifact], change: Callable[[dict[str, Any]], None], *, keep_language: bool = True
+) -> None:
+    """evaluation.json says of the task what `change` makes of it."""
+    path = artifacts["evaluate"].root / "evaluation.json"
+    tree = json.loads(path.read_text())
+    change(tree["task"])
+    if not keep_language:
+        del tree["language_model"]
+        figures = artifacts["evaluate"].manifest.figures
+        for name in [name for name in figures if name.startswith("validation_")]:
+            del figures[name]
+    path.write_text(json.dumps(tree))
 
 
 @pytest.mark.parametrize(

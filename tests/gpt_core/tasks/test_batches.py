@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_core.model.config import IGNORED
 from gpt_core.tasks.batches import epoch_batches, make_batch, share_of
 from gpt_core.tasks.sequences import Examples
+from gpt_core.tasks.spec import IGNORED
 
 X = IGNORED
 

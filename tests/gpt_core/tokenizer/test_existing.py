@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from gpt_core.errors import InputError
 from gpt_core.model.config import pad_vocabulary
 from gpt_core.recipe import Tokenizer as Settings
-from gpt_core.tokenizer.existing import adopt_tokenizer
-from gpt_core.tokenizer.files import existing_files
+from gpt_core.tokenizer.existing import adopt_tokenizer, open_model_tokenizer
+from gpt_core.tokenizer.files import existing_files, model_tokenizer_files
 from gpt_core.tokenizer.tokenizer import Tokenizer, copy_tokenizer
 from gpt_core.tokenizer.train import train_tokenizer
 
@@ -219,3 +219,38 @@ def test_two_tokens_with_one_id_are_refused(tmp_path: Path) -> None:
     refused(
         write_tree(tmp_path, added_tokens=[*ADDED, twin]), r"tokenizer\.path: .*: gives two tokens the same id; give"
     )
+
+
+def test_a_models_end_of_text_is_found_wherever_its_folder_names_it(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path)
+    told = r"finetune\.model: .* has 2 special tokens, not one for the end of text, and .*; name its end of text as eos"
+    with pytest.raises(InputError, match=told):
+        open_model_tokenizer(folder, field="finetune.model")
+    ids = {"eos_token_id": [410, 400]}
+    for name, fields, end in (  # each goes before those above
+        ("config.json", {"eos_token_id": 400}, "<s>"),
+        ("config.json", ids, "<eot>"),
+        ("special_tokens_map.json", {"eos_token": {"content": "<s>"}}, "<s>"),
+        ("tokenizer_config.json", {"eos_token": "<eot>"}, "<eot>"),
+    ):
+        (folder / name).write_text(json.dumps(fields))
+        assert open_model_tokenizer(folder).end_of_text == end
+    names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    assert model_tokenizer_files(folder) == [folder / name for name in names]
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    with pytest.raises(InputError, match=r": has no special token '</s>'; it has '<s>', '<eot>'; name its end"):
+        open_model_tokenizer(folder)
+
+
+def test_gpt2s_published_files_say_their_end_of_text(tmp_path: Path) -> None:
+    """Two files, or tokenizer.json beside them, and its id in config.json: no file names the token."""
+    pair = write_pair(tmp_path / "pair", "<|endoftext|>")
+    learned = train_tokenizer([TEXTS * 4], Settings(vocab_size=300))
+    (pair / "tokenizer_config.json").write_text('{"model_max_length": 1024}')
+    (pair / "config.json").write_text(json.dumps({"eos_token_id": learned.end_of_text_id}))
+    found = open_model_tokenizer(pair)
+    assert (found.end_of_text, found.end_of_text_id) == ("<|endoftext|>", learned.end_of_text_id)
+    assert found.encode(TEXTS[0]) == learned.encode(TEXTS[0])
+    assert model_tokenizer_files(pair) == [pair / "vocab.json", pair / "merges.txt", pair / "tokenizer_config.json"]
+    (pair / "tokenizer.json").write_bytes(learned.serialized)
+    assert open_model_tokenizer(pair).digest == learned.digest

@@ -9,9 +9,8 @@ from torch import nn
 from gpt_core.fingerprint import Json
 from gpt_core.model.config import DecoderConfig
 from gpt_core.model.decoder import Decoder
-from gpt_core.model.heads import SequenceClassifier
 from gpt_core.recipe import Pretrain, TrainCluster
-from gpt_core.training.objective import ClassificationObjective, LanguageObjective
+from gpt_core.training.objective import LanguageObjective
 from gpt_core.training.optimizer import block_matrices, make_optimizer
 from gpt_core.training.zero_config import make_zero_config, micro_batch_size
 
@@ -78,6 +77,14 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     assert [parameter.ndim for parameter in vectors["params"]] == [1, 1, 1]
 
 
+def test_what_does_not_learn_has_no_group() -> None:
+    model = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 5), nn.LayerNorm(5))
+    model[0].requires_grad_(False)
+    model[2].requires_grad_(False)
+    matrices, vectors = make_optimizer(model, Pretrain()).param_groups
+    assert [matrices["params"], vectors["params"]] == [[model[1].weight], [model[1].bias]]
+
+
 def test_muon_moves_the_matrices_of_the_blocks_and_adamw_all_else() -> None:
     decoder = tiny_decoder()
     names = {parameter: name for name, parameter in decoder.named_parameters()}
@@ -112,14 +119,3 @@ def test_the_language_objective_of_uniform_logits_is_log_v_a_token() -> None:
     nats, z = LanguageObjective(decoder, "fp32", z_loss=0.1)(torch.tensor([[0, 1, 2, 3]]), targets)
     assert float(nats.detach()) == pytest.approx(3 * math.log(128), rel=1e-6)
     assert float(z) == pytest.approx(3 * math.log(128) ** 2, rel=1e-6)
-
-
-def test_the_classification_objective_counts_real_rows_only() -> None:
-    classifier = SequenceClassifier(tiny_decoder(), 2, dropout=0.0)
-    nn.init.zeros_(classifier.score.weight)
-    objective = ClassificationObjective(classifier, "fp32", with_language_model=False)
-    ids = torch.tensor([[1, 2], [3, 0]])
-    loss, lm_loss, correct = objective(ids, torch.tensor([2, 1]), ids, torch.tensor([0, -100]))
-    assert float(loss.detach()) == pytest.approx(math.log(2))
-    assert float(lm_loss) == 0.0
-    assert int(correct) == 1
