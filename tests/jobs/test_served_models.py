@@ -134,6 +134,19 @@ def test_a_choice_is_told_by_its_text_among_as_many_as_the_row_has(pretrained: P
         assert answer["score"] == pytest.approx(expected.max(), abs=1e-6)
 
 
+def test_answers_are_the_same_however_rows_are_batched(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_task_model(tmp_path, pretrained, settings_of(task="multiple_choice"))
+    words = ["river", "the mountain", "by the sea and the river", "and"]
+    rows: list[dict[str, object]] = [{"context": "the " * n, "choices": words[: 2 + n % 3]} for n in range(1, 9)]
+    expected = serve_in_process(folder, rows)
+    monkeypatch.setattr("gpt_core.model.predict.BATCH_TOKENS", 60)
+    for one, other in zip(expected, serve_in_process(folder, rows), strict=True):
+        assert one["choice"] == other["choice"]
+        np.testing.assert_allclose(one["probabilities"], other["probabilities"], atol=1e-6)
+
+
 def test_a_completion_comes_with_the_mean_log_likelihood_of_its_tokens_and_its_end(
     pretrained: Path, tmp_path: Path
 ) -> None:
