@@ -177,6 +177,7 @@ class Run:
             result = Result(self._best.step, self._best.figures, *self._counts)
             write_json(training.result_file, asdict(result))
             settle(self._job, training, result)
+        engine.close()
 
     def _weigh(self, step: int, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, list[Tensor]]:
         examples, targets = self._batches.divisors(step)

@@ -203,6 +203,10 @@ class ZeroEngine:
     def state_files(self) -> dict[str, Any]:
         return collect_files(self._engine, self._files)
 
+    def close(self) -> None:
+        self._engine.destroy()
+        _forget(self._engine.module)
+
     def load(self, folder: Path) -> None:
         load_files(self._engine, self._files, folder)
 
@@ -220,6 +224,17 @@ def _share_weights(optimizer: Any) -> None:
     for vector, weights in zip(optimizer.single_partition_of_fp32_groups, parts, strict=True):
         vector.data = weights[rank]
     optimizer._link_all_hp_params()  # whose views hold the copies
+
+
+def _forget(module: nn.Module) -> None:
+    """DeepSpeed refers to the module no more, which stage 3 puts into a stack and into a method's cache for good."""
+    stack: list[nn.Module] = getattr(deepspeed.runtime.zero.parameter_offload, "FWD_MODULE_STACK", [])
+    stack[:] = [each for each in stack if each is not module]
+    coordinator = deepspeed.runtime.zero.partitioned_param_coordinator.PartitionedParameterCoordinator
+    method = getattr(coordinator, "_PartitionedParameterCoordinator__params_to_release", None)
+    for cell in getattr(method, "__closure__", None) or ():
+        if hasattr(cell.cell_contents, "cache_clear"):
+            cell.cell_contents.cache_clear()
 
 
 def _compile_blocks(objective: nn.Module) -> None:

@@ -1,9 +1,18 @@
 """Settings of all tests."""
 
 import os
+from collections.abc import Sequence
 
 import hypothesis
+import pytest
 
 # The first call of a kernel compiles it: no example's seconds say anything. CI draws the same examples every time.
 hypothesis.settings.register_profile("gptmill", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("gptmill")
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """With `-n 2 --dist loadgroup` a file's tests stay together, and so do those that share the whole tiny run."""
+    for item in items:
+        whole = {"project", "whole"} & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("whole" if whole else str(item.path)))

@@ -65,3 +65,6 @@ class Engine(Protocol):
 
         Every rank must call, before the first step. Raises ArtifactError, on all ranks, for another model's files.
         """
+
+    def close(self) -> None:
+        """Nothing more comes: once nobody refers to the engine its memory is free. Every rank must call."""

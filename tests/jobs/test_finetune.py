@@ -80,11 +80,6 @@ def alike(chooser: random.Random) -> Row:
     return {"first": first, "second": second, "label": label}
 
 
-def as_close(chooser: random.Random) -> Row:
-    row = alike(chooser)
-    return row | {"label": {"1 0": 1.0, "1 1": 0.5, "0 1": 0.0}[row["label"]]}
-
-
 def chosen(chooser: random.Random) -> Row:
     choices = [words(chooser, "land", 2) for _ in range(chooser.randrange(1, 3))]
     right = words(chooser, "sea", 2)
@@ -146,7 +141,6 @@ TASKS: dict[str, tuple[Callable[[random.Random], Row], Row, str, float]] = {  # 
     "number": (numbered, {"labels": "number"}, "pearson", 0.9),
     "entailment": (entailed, {"task": "entailment", "lm_coefficient": 0}, "accuracy", 0.8),
     "similarity": (alike, {"task": "similarity", "lm_coefficient": 0}, "accuracy", 0.8),
-    "similarity of numbers": (as_close, {"task": "similarity", "labels": "number"}, "pearson", 0.8),
     "choice": (chosen, {"task": "multiple_choice"}, "accuracy", 0.9),
     "completion": (completed, {"task": "completion", "learning_rate": 0.02}, "loss", 0.5),
 }
@@ -169,7 +163,7 @@ def test_every_task_is_learned(ranks: ForkedRanks, inputs: Mapping[str, Artifact
 
 # ------------------------------------------------------------------------------------- ranks, stages and kills
 
-KILLED = {"seeds": 2, "epochs": 3, "trainable": "last_n", "trainable_blocks": 1}  # four trainings of 24 steps
+KILLED = {"seeds": 2, "epochs": 2, "trainable": "last_n", "trainable_blocks": 1}  # four trainings of 16 steps
 EVERY = 5
 
 
@@ -238,9 +232,8 @@ def test_from_random_weights_all_learn_where_else_the_last_block_does(
 
 
 KILLS = (  # where the rank is struck, counted from each start
-    Blow(1, "step", 13),  # in the midst of the first training
-    Blow(0, "step", 14 + 10),  # it goes on behind step 10, and is struck in the second one
-    Blow(0, "file", 12),
+    Blow(1, "step", 13),  # in the midst of the first training, to be gone on with behind step 10
+    Blow(0, "step", 6 + 10),  # in the midst of the second
 )
 
 
@@ -259,7 +252,7 @@ def test_killed_anywhere_at_equal_size_it_ends_with_the_same_bits(
     assert made[1] is not None
     artifact = tune(ranks, killed_recipe(tmp_path), inputs, output)
     assert_same(artifact, uninterrupted)
-    assert made[1] == made[2] == first.stat().st_mtime_ns  # a training that is whole is not repeated
+    assert made[1] == first.stat().st_mtime_ns  # a training that is whole is not repeated
     assert "resumed behind step" in told(output)
 
 
@@ -267,50 +260,43 @@ def test_sigterm_to_one_rank_stops_all_behind_the_same_step(
     ranks: ForkedRanks, inputs: Mapping[str, Artifact], uninterrupted: Artifact, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    blow, recipe = Blow(1, "step", 24 + 12, "SIGTERM"), killed_recipe(tmp_path, keep_every_steps=10)
+    blow, recipe = Blow(1, "step", 16 + 12, "SIGTERM"), killed_recipe(tmp_path, keep_every_steps=10)
     assert ranks.run(output, recipe, inputs, stage="finetune", blow=blow) == [75, 75], told(output)
     error = json.loads((output / "error.json").read_text())
     message = "SIGTERM stopped it behind step 12; start it again to go on behind step 12"
     assert error == {"kind": "preempted", "message": message}
     assert_same(tune(ranks, recipe, inputs, output), uninterrupted)
     kept = {str(path.relative_to(output / "checkpoints")) for path in (output / "checkpoints").glob("**/step-*")}
-    assert kept == {
-        f"{seed}-{start}/step-{n}" for seed in (0, 1) for start in ("pretrained", "scratch") for n in (10, 20)
-    }
+    assert kept == {f"{seed}-{start}/step-10" for seed in (0, 1) for start in ("pretrained", "scratch")}
     assert len(list((output / "checkpoints").iterdir())) == 4
 
 
-CHAIN = ((1, 0, 8), (2, 3, 6), (2, 1, 6), (1, 3, None))  # (ranks, ZeRO stage, the step of this start that is the last)
+CHAIN = ((1, 0, 8), (2, 3, 6), (1, 2, None))  # (ranks, ZeRO stage, the step of this start in which a rank is killed)
 
 
-@pytest.mark.parametrize("trainable", ["all", "lora"])
-def test_other_ranks_and_stages_give_the_same_losses(
-    ranks: ForkedRanks, inputs: Mapping[str, Artifact], tmp_path: Path, trainable: str
+@pytest.mark.parametrize(("trainable", "starts"), [("all", ((2, 3, None),)), ("lora", CHAIN)])
+def test_other_ranks_and_stages_give_the_same_losses_and_weights(
+    ranks: ForkedRanks,
+    inputs: Mapping[str, Artifact],
+    tmp_path: Path,
+    trainable: str,
+    starts: tuple[tuple[int, int, int | None], ...],
 ) -> None:
-    settings = {"trainable": trainable, "from_scratch_baseline": False, "classifier_dropout": 0.0, "epochs": 3}
+    settings = {"trainable": trainable, "from_scratch_baseline": False, "classifier_dropout": 0.0, "epochs": 2}
     settings["class_weights"] = {"sea": 3.0}
-    artifacts = []
-    for world_size, stage in ((1, 0), (2, 3)):
-        folder = tmp_path / str(world_size)
-        train = {"processes": world_size, "zero_stage": stage, "micro_batch_sequences": 3}
-        artifacts.append(tune(ranks, recipe_of(folder, labelled, settings, **train), inputs, folder / "out"))
-    output = tmp_path / "chain" / "out"
-    for world_size, stage, struck in CHAIN:
-        train = {"processes": world_size, "zero_stage": stage, "checkpoint_every_steps": 4}
+    alone = tune(ranks, recipe_of(tmp_path / "alone", labelled, settings), inputs, tmp_path / "alone" / "out")
+    output = tmp_path / "others" / "out"
+    for world_size, stage, struck in starts:
+        train = {"processes": world_size, "zero_stage": stage, "checkpoint_every_steps": 4, "micro_batch_sequences": 3}
         blow = Blow(world_size - 1, "step", struck) if struck else None
-        recipe = recipe_of(tmp_path / "chain", labelled, settings, **train)
+        recipe = recipe_of(tmp_path / "others", labelled, settings, **train)
         codes = ranks.run(output, recipe, inputs, stage="finetune", blow=blow)
         assert codes[-1] == (-9 if struck else 0), told(output)
-    artifacts.append(whole(output))
     for name in ("train_loss", "lm_loss", "gradient_norm", "validation_accuracy"):
-        alone, *others = (curve(artifact, "pretrained", name) for artifact in artifacts)
-        for other in others:
-            near = 1e-3 if name == "gradient_norm" else 1e-4  # Adam follows the rounding of small gradients
-            assert other == pytest.approx(alone, rel=near, abs=1e-4), name
-    alone, *others = map(weights, artifacts)
-    for other in others:
-        for name, value in alone.items():
-            torch.testing.assert_close(other[name], value, atol=1e-3, rtol=0)
+        expected = curve(alone, "pretrained", name)
+        assert curve(whole(output), "pretrained", name) == pytest.approx(expected, rel=1e-4, abs=1e-4), name
+    for name, value in weights(whole(output)).items():
+        torch.testing.assert_close(value, weights(alone)[name], atol=1e-3, rtol=0)
 
 
 def test_in_bf16_it_learns_too(ranks: ForkedRanks, inputs: Mapping[str, Artifact], tmp_path: Path) -> None:
