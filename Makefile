@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # uv and mlflow from the environment itself, whatever the caller's PATH holds.
 export PATH := $(abspath $(BIN)):$(PATH)
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 .PHONY: help install install-dev demo check test bench lock docs clean
 
@@ -39,10 +40,10 @@ check: install-dev ## lint, types, import contracts, and the tests without engin
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m 'not (spark or ray or train or mlflow or pipeline)'
+	$(PYTEST) -m 'not (spark or ray or train or mlflow or pipeline)'
 
 test: check ## check, then the tests with the real engines
-	$(BIN)/python -m pytest -q -m 'spark or ray or train or mlflow or pipeline'
+	$(PYTEST) -m 'spark or ray or train or mlflow or pipeline'
 
 bench: install-dev ## make bench NAME=...: one script of benchmarks/
 	@test -f 'benchmarks/$(NAME).py' || { echo "error: NAME=$(NAME) is no benchmark; there are: $$(cd benchmarks && ls *.py 2>/dev/null | sed 's/\.py$$//' | xargs)"; exit 2; }
