@@ -6,9 +6,13 @@ the champion's value. Other data, another figure: not comparable, and the champi
 the comparison. A model that has a version already (of the same fingerprint) gets no second one: its tags are told
 anew, as when `evaluate` ran again with other prompts or another test file.
 
+Of the models of a sweep only the best by validation may become champion, once all have run: the greatest of many test
+figures is great by chance, too.
+
 Importing this module does not import mlflow.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +43,7 @@ CARD = "README.md"  # a model card, beside the weights
 LANGUAGE_METRIC = "validation_bits_per_byte"
 EXAMPLE_ROWS = 2
 MAX_DESCRIPTION_CHARACTERS = 5_000  # of MLflow's databases
+CANDIDATES_ONLY = "GPTMILL_CANDIDATES_ONLY"  # set while a sweep runs
 FINGERPRINT, COMPARED = "gptmill.fingerprint", "gptmill.champion"
 METRIC, VALUE, INTERVAL, HELD_OUT = "gptmill.metric", "gptmill.value", "gptmill.interval", "gptmill.held_out"
 
@@ -114,6 +119,8 @@ def register(store: "Store", candidate: Candidate, run_id: str, alias: str) -> s
     number = store.version_tagged(name, FINGERPRINT, candidate.fingerprint)
     champion = store.model_version(name, version=None, alias=CHAMPION)
     best, told = compare(measured, number, champion)
+    if best and CANDIDATES_ONLY in os.environ and (champion is None or champion.version != number):
+        best, told = False, f"of a sweep, whose best by validation alone may be champion: {measured}"
     tags = {**candidate.tags, COMPARED: told}
     if number is None:
         number = store.log_version(candidate.served(), run_id, name, tags, {measured.metric: measured.value})

@@ -18,10 +18,12 @@ from gpt_core.errors import GptmillError, PreemptedError, RecipeError, StageErro
 from gpt_core.fingerprint import fingerprint
 from gpt_core.recipe import Recipe
 from gpt_core.store_uri import without_secrets
+from jobs.environment import environment
 from jobs.job import LOG
+from jobs.registry import CANDIDATES_ONLY, register_models
 from jobs.run_note import MemberNote
 from jobs.sweep_run import SweepRun, open_sweep_run
-from jobs.tracking import page_command
+from jobs.tracking import RUN_ID, page_command
 from jobs.tracking_check import check_tracking
 from pipelines.checks import check_before_start, prepare_workspace
 from pipelines.grid import Combination
@@ -130,11 +132,14 @@ def run_sweep(
     try:
         for number, combination in enumerate(combinations, start=1):
             console.print(f"\n{number} of {len(combinations)}: {combination.label}", highlight=False, soft_wrap=True)
-            sweep.tried.append(_try(combination, run, failed, console=console, only=only, until=until))
+            with environment({CANDIDATES_ONLY: "1"}):
+                sweep.tried.append(_try(combination, run, failed, console=console, only=only, until=until))
             run.tell(list(grid), _members(sweep), judged_by=sweep.judged_by)
     except BaseException as error:
         run.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit | PreemptedError) else "FAILED")
         raise
+    if sweep.best is not None:
+        _register(sweep.best)
     best = next((member for member in _members(sweep) if member.best), None)
     run.finish("FAILED" if any(tried.error for tried in sweep.tried) else "FINISHED", best)
     return sweep
@@ -169,6 +174,21 @@ def _try(
         console.print(f"failed     {tried.error}", highlight=False, soft_wrap=True, markup=False)
         failed.update({planned.output: combination.label for planned in waiting if _failed(planned.output, since)})
     return tried
+
+
+def _register(best: Tried) -> None:
+    """The best combination's models are candidates, and champions where they are better than those."""
+    made = best.artifacts
+    if best.run_id is None or "evaluate" not in made:
+        return
+    folders = {stage: made[stage].root / "model" for stage in ("finetune", "pretrain") if stage in made}
+    with environment({RUN_ID: best.run_id}):
+        register_models(
+            best.combination.recipe,
+            task_folder=folders.get("finetune"),
+            language_folder=folders.get("pretrain"),
+            figures=made["evaluate"].manifest.figures,
+        )
 
 
 def _failed(output: Path, since: float) -> bool:

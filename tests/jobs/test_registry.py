@@ -14,7 +14,7 @@ from gpt_core.fingerprint import file_sha256
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import parse_recipe
 from jobs.mlflow_store import Store
-from jobs.registry import MAX_DESCRIPTION_CHARACTERS, Measured, compare, describe, register_models
+from jobs.registry import CANDIDATES_ONLY, MAX_DESCRIPTION_CHARACTERS, Measured, compare, describe, register_models
 from jobs.run_records import RegisteredVersion
 from jobs.tracking import tracking_uri
 from jobs.tracking_check import check_tracking
@@ -153,7 +153,9 @@ def registry(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.mlflow
-def test_the_champion_moves_to_what_is_better_on_the_same_test_set_alone(registry: Registry) -> None:
+def test_the_champion_moves_to_what_is_better_on_the_same_test_set_alone(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, sha256 = registry.task, registry.write_test("the sea", "a river", "the")
     folders = [registry.tune(seed, card=f"# Model {seed}\n") for seed in range(4)]
     registry.register(folders[0], 0.80, 0.78, 0.82)
@@ -175,6 +177,10 @@ def test_the_champion_moves_to_what_is_better_on_the_same_test_set_alone(registr
     assert registry.aliases(name) == {"candidate": "2", "champion": "1"}
     assert registry.tags(name, "2")["gptmill.champion"].startswith("does not beat version 1")
     assert registry.description(name).startswith("The champion is version 1: test_accuracy 0.8 [0.78, 0.82].\n")
+    with monkeypatch.context() as sweeping:
+        sweeping.setenv(CANDIDATES_ONLY, "1")
+        registry.register(folders[2], 0.84, 0.82, 0.86)
+    assert registry.aliases(name) == {"candidate": "3", "champion": "1"}
     registry.register(folders[2], 0.84, 0.82, 0.86)
     assert registry.aliases(name) == {"candidate": "3", "champion": "3"}
     told = registry.tags(name, "3")["gptmill.champion"]
