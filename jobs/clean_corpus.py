@@ -9,6 +9,7 @@ What is written depends on the raw files and the recipe alone: not on partitions
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,13 +18,14 @@ from pyspark import RDD, SparkContext
 from gpt_core.artifact import write_json
 from gpt_core.errors import UserError
 from gpt_core.fingerprint import Json
-from gpt_core.recipe import Recipe
+from gpt_core.recipe import Fields, Recipe
+from gpt_core.tasks.labelled import read_rows
 from gpt_core.text.clean import IDS, Tally, clean_part, move_rows, plan_parts
 from gpt_core.text.contamination import ContaminationIndex, index_evaluation_texts
 from gpt_core.text.duplicates import share
 from gpt_core.text.ids import MOVES, count_entries, find_beyond, find_duplicate_ids, hash_files
 from gpt_core.text.inputs import expand_inputs
-from gpt_core.text.read import Split, plan_splits
+from gpt_core.text.read import Split, plan_splits, read_texts
 from gpt_core.text.rules import Rules
 from jobs.job import Job, Outcome, run_job
 from jobs.spark_context import (
@@ -132,11 +134,21 @@ def _index(recipe: Recipe) -> ContaminationIndex | None:
     n = recipe.clean.decontaminate_ngram_words
     if n is None:
         return None
-    files = [(path, recipe.raw.fields.text) for path in recipe.clean.decontaminate_files]
+    texts = list(_evaluation_texts(recipe))
+    return index_evaluation_texts(texts, ngram_words=n) if texts else None
+
+
+def _evaluation_texts(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(name, text) of all that the corpus is kept free of: the files given for that, and the rows that are scored.
+
+    Raises InputError for a file that cannot be read and a record that is none.
+    """
+    for path in recipe.clean.decontaminate_files:
+        yield from read_texts(path, Fields(text=recipe.raw.fields.text))
     if recipe.finetune is not None:
-        tuning = recipe.finetune
-        files += [(path, tuning.text_fields[0]) for path in (tuning.validation, tuning.test) if path is not None]
-    return index_evaluation_texts(files, ngram_words=n) if files else None
+        for split in (recipe.finetune.validation, recipe.finetune.test):
+            for row in read_rows(Path(split), recipe.finetune) if split is not None else ():
+                yield from ((Path(row.where).name, text) for text in row.texts)
 
 
 def _counts(tally: Tally) -> dict[str, int]:

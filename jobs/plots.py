@@ -54,12 +54,12 @@ def plot_finetuning(curves: Mapping[str, Mapping[str, Curve]]) -> dict[str, Figu
     labels = {"train_loss": "loss", validation: f"validation {words}", "learning_rate": "learning rate"}
     figure, axes = _stacked(3)
     for axis, (key, label) in zip(axes, labels.items(), strict=True):
-        for start, (name, color) in STARTS.items():
+        for start, (name, color) in reversed(STARTS.items()):  # ours on top
             runs = [run.get(key, ()) for training, run in curves.items() if training.rpartition(".")[2] == start]
             for number, curve in enumerate(runs):
                 _draw_curve(axis, curve, color=color, label=name if number == 0 else "_again")
         _dress(axis, label)
-    axes[0].legend(frameon=False, labelcolor=INK)
+    axes[0].legend(frameon=False, labelcolor=INK, reverse=True)
     axes[-1].set_xlabel("step", color=FAINT)
     return {"training": figure}
 

@@ -18,6 +18,7 @@ from gpt_core.artifact import Manifest, read_manifest
 from gpt_core.errors import ArtifactError
 from gpt_core.fingerprint import file_sha256
 from gpt_core.recipe import Recipe
+from gpt_core.tasks.request import PROMPT
 from jobs.environment import environment
 from jobs.run_records import Version
 from jobs.tracking import CHAMPION, PATIENCE, open_store, recording, watched_run
@@ -71,9 +72,15 @@ class Candidate:
     fingerprint: str
     measured: Measured
     tags: Mapping[str, str]
-    description: str
+    columns: tuple[str, ...]  # of a request
     run_tag: str  # of the run that registers it, with the version's URI
     served: "Callable[[], ServedModel]"
+
+    def describe(self, told: str, version: str) -> str:
+        """What the model's page says: `told`, how to ask it, and its card. Lists of versions show the first line."""
+        columns = " and ".join(f"`{column}`" for column in self.columns)
+        ask = f"`mlflow models serve -m models:/{version} --env-manager local` answers rows of {columns}."
+        return describe(self.folder, told, ask)
 
 
 def register_models(
@@ -102,11 +109,12 @@ def register(store: "Store", candidate: Candidate, run_id: str, alias: str) -> s
     tags = {**candidate.tags, COMPARED: told}
     if number is None:
         number = store.log_version(candidate.served(), run_id, name, tags, {measured.metric: measured.value})
-    store.tell_version(name, number, tags, candidate.description)
+    store.tell_version(name, number, tags, candidate.describe(f"{told[0].upper()}{told[1:]}.", f"{name}/{number}"))
     for each in {alias, CHAMPION} if best else {alias}:
         store.point(name, each, number)
-    if best and candidate.description:
-        store.describe_model(name, candidate.description)
+    if best:
+        told = f"The champion is version {number}: {measured}."
+        store.describe_model(name, candidate.describe(told, f"{name}@{CHAMPION}"))
     store.tag(run_id, {candidate.run_tag: f"models:/{name}/{number}"})
     return number
 
@@ -127,15 +135,15 @@ def compare(new: Measured, number: str | None, champion: Version | None) -> tupl
     return better, f"{'beats' if better else 'does not beat'} {theirs}: {new} against {value:.4g}"
 
 
-def describe_folder(folder: Path) -> str:
-    """The model card in the folder as a description: without the fields in front, cut to what databases hold."""
+def describe(folder: Path, *opening: str) -> str:
+    """The opening lines, and the model card in the folder without its YAML header, cut to what databases hold."""
     path = folder / CARD
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if text.startswith("---\n"):
-        text = text.partition("\n---\n")[2]
-    text = text.strip()
+    card = path.read_text(encoding="utf-8") if path.exists() else ""
+    if card.startswith("---\n"):
+        card = card.partition("\n---\n")[2]
+    text = "\n\n".join([*opening, card.strip()]).strip()
     if len(text) > MAX_DESCRIPTION_CHARACTERS:
-        rest = "\n\n... (cut; the whole card is README.md among the model's files)"
+        rest = f"\n\n... (the whole card is {CARD} among the model's files)"
         text = text[: MAX_DESCRIPTION_CHARACTERS - len(rest)].rpartition("\n")[0] + rest
     return text
 
@@ -162,6 +170,7 @@ def _task_candidate(recipe: Recipe, folder: Path, figures: Mapping[str, float]) 
         name=recipe.tracking.registered_model or f"{recipe.name}-classifier",
         task=spec.task,
         measured=Measured.of_figures(figures, f"test_{name}", sign=sign, held_out=file_sha256(test)),
+        columns=spec.fields[:1] if spec.target == "text" else spec.fields,
         run_tag="gptmill.registered_model",
         served=served,
     )
@@ -181,6 +190,7 @@ def _language_candidate(recipe: Recipe, folder: Path, figures: Mapping[str, floa
         name=recipe.tracking.registered_language_model or f"{recipe.name}-language-model",
         task="language model",
         measured=Measured.of_figures(figures, LANGUAGE_METRIC, sign=-1, held_out=str(inputs["shards"])),
+        columns=(PROMPT,),
         run_tag="gptmill.registered_language_model",
         served=served,
     )
@@ -193,6 +203,7 @@ def _candidate(
     name: str,
     task: str,
     measured: Measured,
+    columns: tuple[str, ...],
     run_tag: str,
     served: "Callable[[], ServedModel]",
 ) -> Candidate:
@@ -211,7 +222,7 @@ def _candidate(
             **commit,
             **measured.tags(),
         },
-        description=describe_folder(folder),
+        columns=columns,
         run_tag=run_tag,
         served=served,
     )

@@ -25,13 +25,12 @@ from gpt_core.model.sampling import Sampling
 from gpt_core.model.stream import stream_texts
 from gpt_core.recipe import Evaluate
 from gpt_core.tasks.labelled import Row
-from gpt_core.tasks.request import PARAMETERS, read_rows_of_columns, read_text, read_writing
+from gpt_core.tasks.request import PARAMETERS, PROMPT, read_rows_of_columns, read_text, read_writing
 from gpt_core.tasks.sequences import encode_rows
 from gpt_core.tasks.spec import TASK, TaskSpec
 from gpt_core.tokenizer.tokenizer import Tokenizer
 
 ARTIFACT = "model"  # the folder with config.json, model.safetensors and the tokenizer; task.json if it was tuned
-PROMPT = "prompt"  # the column, where no task names another
 
 
 class ServedLanguageModel(PythonModel):

@@ -17,7 +17,7 @@ from mlflow.types.schema import AnyType, Array, Map
 
 from gpt_core.recipe import Evaluate
 from gpt_core.tasks.labelled import Row
-from gpt_core.tasks.request import parameters_of
+from gpt_core.tasks.request import PROMPT, parameters_of
 from gpt_core.tasks.spec import Target, TaskSpec
 from jobs import served_language_model, served_task
 
@@ -62,7 +62,7 @@ def serve_task(folder: Path, rows: Sequence[Row], settings: Evaluate) -> ServedM
 def serve_language_model(folder: Path, settings: Evaluate) -> ServedModel:
     """The pre-trained model in `folder`, with the recipe's prompts as the example; `settings` are its defaults."""
     answer = {"text": DataType.string}
-    return _serve_text(folder, served_language_model.PROMPT, settings.prompts[:2] or ("The",), settings, answer)
+    return _serve_text(folder, PROMPT, settings.prompts[:2] or ("The",), settings, answer)
 
 
 def requirements() -> list[str]:

@@ -40,7 +40,7 @@ def _clean_decisions(recipe: Recipe) -> dict[str, Json]:
     if any(limits):
         decisions["max_documents"] = limits
     if recipe.finetune is not None and recipe.clean.decontaminate_ngram_words is not None:
-        decisions["finetune"] = {"text_field": recipe.finetune.text_fields[0]}
+        decisions["finetune"] = {"text_fields": list(recipe.finetune.text_fields)}
     return decisions
 
 

@@ -71,11 +71,8 @@ def _task(figures: Mapping[str, float]) -> Iterator[Row]:
         if f"{prefix}_{name}" in figures:
             yield label, measure.tell(figures[f"{prefix}_{name}"])
     if "lift" in figures:
-        gain = f"{measure.tell_gain(figures['lift'])} {measure.gained}"
-        yield (
-            "  worth of pre-training",
-            f"{gain} (95%: {measure.tell_gains(figures['lift_low'], figures['lift_high'])})",
-        )
+        yield "  worth of pre-training", f"{measure.tell_gain(figures['lift'])} {measure.gained}"
+        yield "    95% interval", measure.tell_gains(figures["lift_low"], figures["lift_high"])
 
 
 def _times(artifacts: Mapping[str, Artifact]) -> Iterator[Row]:

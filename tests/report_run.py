@@ -360,6 +360,8 @@ STAGES: list[tuple[str, list[str], dict[str, Any]]] = [
                 "validation_bits_per_byte.novels": 1.6214,
                 "validation_bits_per_byte.web": 1.8601,
                 "test_accuracy": 0.8389,
+                "test_accuracy_low": 0.8088,
+                "test_accuracy_high": 0.8688,
                 "test_macro_f1": 0.8225,
                 "scratch_test_accuracy": 0.7363,
                 "scratch_test_macro_f1": 0.7018,

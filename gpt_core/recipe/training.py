@@ -244,4 +244,4 @@ class Evaluate(Section):
         1.0, description="Of those the fewest that have this share of the odds [nucleus]; 1 is all."
     )
     stop: tuple[Text, ...] = Field((), description="Texts before which a sample ends.")
-    seed: Seed = Field(0, description="Seed of the samples.")
+    seed: Seed = Field(0, description="Seed of the samples, and of the resamples that intervals are made of.")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from gpt_core.errors import InputError
 from gpt_core.recipe import Evaluate
 
+PROMPT = "prompt"  # the column that a language model continues, where no task names another
 PARAMETERS = {  # of a request for text -> the field of the recipe's section `evaluate` that bounds it
     "max_new_tokens": "sample_tokens",
     "temperature": "temperature",

@@ -12,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt_core.kernel import kernel
-from gpt_core.recipe import Fields
 from gpt_core.text.lines import Table, find, table_size
-from gpt_core.text.read import read_texts
 from gpt_core.text.words import Hashes, hash_all, hash_ngrams, hash_words
 
 NONE, SHARED, WHOLE = 0, 1, 2
@@ -28,7 +26,7 @@ class ContaminationIndex:
     ngram_words: int
     keys: Table
     owners: npt.NDArray[np.int32]  # entry of `names` for each key; -1 - entry: the key is a whole short text
-    names: Sequence[str]  # "file id" of each evaluation text
+    names: Sequence[str]  # of each evaluation text: "file id", or file:line
 
     def tell(self, owner: int) -> str:
         """What a document has in common with an evaluation text; `owner` as find_contamination gives it."""
@@ -66,22 +64,18 @@ def _insert(keys: Table, owners: npt.NDArray[np.int32], found: Hashes, owner: in
             owners[at] = owner
 
 
-def index_evaluation_texts(files: Iterable[tuple[str, str]], *, ngram_words: int) -> ContaminationIndex:
-    """The index over all records of `files`: (path, its text field). An n-gram in two texts belongs to the first.
-
-    Raises InputError for a file that cannot be read and for a record without a text.
-    """
+def index_evaluation_texts(texts: Iterable[tuple[str, str]], *, ngram_words: int) -> ContaminationIndex:
+    """The index over all `texts`, each with its name before it. An n-gram in two texts belongs to the first."""
     names: list[str] = []
     found: list[tuple[Hashes, int]] = []
-    for path, text_field in files:
-        for name, text in read_texts(path, Fields(text=text_field)):
-            words = hash_words(text)
-            if len(words) < ngram_words:
-                found.append((np.array([hash_all(words, len(words), 0)], np.uint64), -1 - len(names)))
-            else:
-                grams = np.empty(len(words), np.uint64)
-                found.append((grams[: hash_ngrams(words, len(words), ngram_words, grams)], len(names)))
-            names.append(name)
+    for name, text in texts:
+        words = hash_words(text)
+        if len(words) < ngram_words:
+            found.append((np.array([hash_all(words, len(words), 0)], np.uint64), -1 - len(names)))
+        else:
+            grams = np.empty(len(words), np.uint64)
+            found.append((grams[: hash_ngrams(words, len(words), ngram_words, grams)], len(names)))
+        names.append(name)
     size = table_size(sum(len(grams) for grams, _ in found))
     keys, owners = np.zeros(size, np.uint64), np.zeros(size, np.int32)
     for grams, owner in found:

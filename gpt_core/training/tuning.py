@@ -17,9 +17,9 @@ from gpt_core.model.start import load_for_task
 from gpt_core.model.trainable import freeze
 from gpt_core.recipe import Finetune
 from gpt_core.tasks.class_weights import class_weights
-from gpt_core.tasks.labelled import label_names, read_splits
+from gpt_core.tasks.labelled import read_splits
 from gpt_core.tasks.sequences import Examples, encode_rows
-from gpt_core.tasks.spec import TaskSpec, target_of
+from gpt_core.tasks.spec import TaskSpec
 from gpt_core.tokenizer.existing import open_model_tokenizer
 from gpt_core.tokenizer.tokenizer import Tokenizer
 from gpt_core.training.objective import CompletionObjective, TaskObjective
@@ -41,14 +41,13 @@ class Tuning:
     def read(cls, settings: Finetune, folder: Path) -> Self:
         """The rows are read and encoded for the model in `folder`. Raises InputError for the first bad one."""
         splits = read_splits(settings)
-        names = label_names(splits.train, target_of(settings))
         tokenizer = open_model_tokenizer(folder, field="finetune.model")
         config, _ = read_config(folder, LANGUAGE_MODEL)
         max_tokens = settings.max_tokens or config.context_length
-        spec = TaskSpec.of_recipe(settings, names, max_tokens=max_tokens, vocab_size=tokenizer.vocab_size)
+        spec = TaskSpec.of_recipe(settings, splits.labels, max_tokens=max_tokens, vocab_size=tokenizer.vocab_size)
         train = encode_rows(splits.train, tokenizer, spec)
         validation = encode_rows(splits.validation, tokenizer, spec)
-        return cls(settings, folder, tokenizer, spec, train, validation, class_weights(settings, names, train))
+        return cls(settings, folder, tokenizer, spec, train, validation, class_weights(settings, splits.labels, train))
 
     @property
     def pad_id(self) -> int:

@@ -11,8 +11,10 @@ from spark_job import made, prepare, run_job, table
 from gpt_core.artifact import Artifact
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Corpus
+from gpt_core.recipe_file import parse_recipe
 from gpt_core.text.inputs import expand_inputs
 from gpt_core.text.place import locate, read_line
+from jobs.clean_corpus import _evaluation_texts
 
 GOOD = (
     "The ship that left the harbour of Nantucket in the morning had {} hands on board, and with them the captain, "
@@ -57,6 +59,28 @@ def recipe(folder: Path) -> dict[str, Json]:
         },
         "clean": {"gopher_quality": {"min_words": 20}, "decontaminate_files": [str(folder / "test.jsonl")]},
     }
+
+
+def test_every_text_of_every_row_that_is_scored_is_kept_out(tmp_path: Path) -> None:
+    (tmp_path / "seen.jsonl").write_text(line(id="exam", text=EXAM))
+    (tmp_path / "test.csv").write_text('premise,hypothesis,label\n"a b","c\nd",yes\ne,f,no\n')
+    (tmp_path / "validation.jsonl").write_text(line(premise="g", hypothesis="h", label="no"))
+    labelled = {split: str(tmp_path / f"{split}.{kind}") for split, kind in (("test", "csv"), ("validation", "jsonl"))}
+    tree = {
+        "name": "it",
+        "corpus": {"inputs": [{"path": "none.jsonl"}]},
+        "clean": {"decontaminate_files": [str(tmp_path / "seen.jsonl")]},
+        "finetune": {"task": "entailment", "train": "none.jsonl", **labelled},
+    }
+    assert list(_evaluation_texts(parse_recipe(tree, origin="it"))) == [
+        ("seen.jsonl exam", EXAM),
+        ("validation.jsonl:1", "g"),
+        ("validation.jsonl:1", "h"),
+        ("test.csv:2", "a b"),
+        ("test.csv:2", "c\nd"),
+        ("test.csv:4", "e"),
+        ("test.csv:4", "f"),
+    ]
 
 
 @pytest.fixture(scope="module")

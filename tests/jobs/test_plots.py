@@ -61,8 +61,8 @@ def test_finetuning_draws_every_seed_of_both_starts(tmp_path: Path) -> None:
     runs: dict[str, Json] = {f"seed{seed}.{start}": SERIES for seed in (0, 1) for start in ("pretrained", "scratch")}
     (figure,) = plots_of(output_of(tmp_path, "finetune", "curves.json", runs)).values()
     loss, validation, _ = figure.axes
-    assert [line.get_label() for line in loss.lines] == ["pre-trained", "_again", "from scratch", "_again"]
-    assert [line.get_color() for line in validation.lines] == [COLORS[0], COLORS[0], COLORS[1], COLORS[1]]
+    assert [line.get_label() for line in loss.lines] == ["from scratch", "_again", "pre-trained", "_again"]
+    assert [line.get_color() for line in validation.lines] == [COLORS[1], COLORS[1], COLORS[0], COLORS[0]]
     assert validation.get_title(loc="left") == "validation accuracy"
 
 

@@ -14,7 +14,7 @@ from gpt_core.fingerprint import file_sha256
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import parse_recipe
 from jobs.mlflow_store import Store
-from jobs.registry import MAX_DESCRIPTION_CHARACTERS, Measured, compare, describe_folder, register_models
+from jobs.registry import MAX_DESCRIPTION_CHARACTERS, Measured, compare, describe, register_models
 from jobs.run_records import Version
 from jobs.tracking import check_tracking, tracking_uri
 
@@ -68,15 +68,15 @@ def test_a_champion_that_is_evaluated_again_stays() -> None:
     assert compare(NEW, "3", version(NEW, value=0.99)) == (True, "is the champion: test_accuracy 0.843 [0.829, 0.857]")
 
 
-def test_a_description_is_the_card_without_the_fields_in_front_and_cut_to_what_databases_hold(tmp_path: Path) -> None:
-    assert describe_folder(tmp_path) == ""
+def test_a_description_is_the_card_without_its_header_and_cut_to_what_databases_hold(tmp_path: Path) -> None:
+    assert describe(tmp_path, "First.", "Second.") == "First.\n\nSecond."
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# A model\n\nIt tells.\n")
-    assert describe_folder(tmp_path) == "# A model\n\nIt tells."
+    assert describe(tmp_path, "First.") == "First.\n\n# A model\n\nIt tells."
     (tmp_path / "README.md").write_text("# A model\n" + "a line of its card\n" * 400)
-    cut = describe_folder(tmp_path)
+    cut = describe(tmp_path, "First.")
     assert len(cut) <= MAX_DESCRIPTION_CHARACTERS
-    assert cut.startswith("# A model\na line of its card\n")
-    assert "its card\n\n... (cut;" in cut
+    assert cut.startswith("First.\n\n# A model\na line of its card\n")
+    assert "its card\n\n... (the whole card" in cut
 
 
 def test_the_champions_alias_is_no_alias_for_every_version(tmp_path: Path) -> None:
@@ -173,13 +173,16 @@ def test_the_champion_moves_to_what_is_better_on_the_same_test_set_alone(registr
     registry.register(folders[1], 0.81, 0.79, 0.83)
     assert registry.aliases(name) == {"candidate": "2", "champion": "1"}
     assert registry.tags(name, "2")["gptmill.champion"].startswith("does not beat version 1")
-    assert registry.description(name) == "# Model 0"
+    assert registry.description(name).startswith("The champion is version 1: test_accuracy 0.8 [0.78, 0.82].\n")
     registry.register(folders[2], 0.84, 0.82, 0.86)
     assert registry.aliases(name) == {"candidate": "3", "champion": "3"}
     told = registry.tags(name, "3")["gptmill.champion"]
     assert told == "beats version 1: test_accuracy 0.84 [0.82, 0.86] against 0.8"
-    assert registry.description(name) == "# Model 2"
-    assert registry.client.get_model_version(name, "2").description == "# Model 1"
+    assert registry.description(name).startswith("The champion is version 3: test_accuracy 0.84 [0.82, 0.86].\n")
+    assert registry.client.get_model_version(name, "2").description == (
+        "Does not beat version 1: test_accuracy 0.81 [0.79, 0.83] against 0.8.\n\n"
+        f"`mlflow models serve -m models:/{name}/2 --env-manager local` answers rows of `text`.\n\n# Model 1"
+    )
 
     registry.write_test("the sea")  # another test set: no version is better, whatever its figure
     registry.register(folders[3], 0.99, 0.98, 1.0)

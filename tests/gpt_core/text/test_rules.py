@@ -1,7 +1,5 @@
 """The order of the rules and what switches them off."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
 
@@ -39,10 +37,8 @@ def test_a_rule_set_to_none_is_off() -> None:
     assert reason(FRENCH, languages=(), gopher_quality=None, gopher_repetition=None) is None
 
 
-def test_contamination_is_judged_last(tmp_path: Path) -> None:
-    path = tmp_path / "test.jsonl"
-    path.write_text('{"id": 1, "text": "' + PROSE + '"}')
-    rules = Rules(Clean(), index_evaluation_texts([(str(path), "text")], ngram_words=13))
+def test_contamination_is_judged_last() -> None:
+    rules = Rules(Clean(), index_evaluation_texts([("test.jsonl 1", PROSE)], ngram_words=13))
     found = rules.judge(pa.array([PROSE, PROSE[:80]]))
     assert found.reasons == ["contaminated", "gopher_quality.min_words"]
     assert found.details == ["shares 13 words in a row with test.jsonl 1", "15 words < 50"]
