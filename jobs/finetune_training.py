@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -201,7 +201,7 @@ class Run:
         return True
 
     def _write_model(self, weights: dict[str, Tensor], *, named: set[int]) -> None:
-        """The best model so far stands on the disk; those that neither a checkpoint nor `named` names are gone."""
+        """The best model so far, behind the last of `named`, stands on the disk; those that nothing names are gone."""
         tuning, training = self._tuning, self._training
         model = tuning.make_model(seed=training.seed, from_scratch=training.from_scratch)
         thaw(model, {name.removeprefix("model."): value for name, value in weights.items()})
@@ -212,9 +212,10 @@ class Run:
         for path in folder.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())  # a checkpoint may follow that names it
-        whole = training.checkpoints.glob(f"step-*/{MANIFEST}")
-        states = [json.loads(path.with_name(STATE).read_text(encoding="utf-8")) for path in whole]
-        named = named | {state["best"]["step"] for state in states if state["best"] is not None}
+        for manifest in training.checkpoints.glob(f"step-*/{MANIFEST}"):
+            with suppress(OSError, ValueError):  # a damaged one was passed over, and names none
+                best = json.loads(manifest.with_name(STATE).read_text(encoding="utf-8"))["best"]
+                named = named | ({best["step"]} if best is not None else set())
         for path in training.checkpoints.glob("best-*"):
             if path not in map(training.best, named):
                 shutil.rmtree(path)

@@ -71,7 +71,7 @@ def model_card(recipe: Recipe, spec: TaskSpec, figures: Mapping[str, float], *, 
     parts = [
         f"---\n{header}---\n",
         f"# {recipe.name}\n",
-        f"This model {SENTENCES[spec.task]}. It was made with [gptmill](https://pypi.org/project/gptmill/).\n",
+        f"This model {SENTENCES[spec.task]}. It was made with gptmill.\n",
         _what(spec),
         _data(recipe, settings, train_examples=train_examples),
         _figures(settings, figures),
