@@ -68,9 +68,9 @@ def test_plan_tells_what_the_pretraining_takes(tmp_path: Path) -> None:
         "tokens          3,399,680 in 1,660 steps of 2,048",
         "  a parameter   2.44; 20 are worth most for their arithmetic",
         "FLOPs           3.1e13, 9.14M a token",
-        "memory a rank   672 MB of 2 GB, as the loss is made:",
+        "memory a rank   670 MB of 2 GB, as the loss is made:",
         "  weights       5.58 MB",
-        "  optimizer     8.36 MB",
+        "  optimizer     5.58 MB",
         "  activations   43.1 MB",
         "  buffers       15.3 MB",
         "  process       600 MB",
@@ -115,7 +115,7 @@ def test_a_training_that_cannot_fit_is_refused_before_anything_starts(command: s
     done = gptmill(command, str(DEMO), "--set", f"workspace={tmp_path}/w", *memory)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: pretrain: needs 672 MB a rank, and cluster.train.memory_bytes is 640 MB; set cluster.train."
+        "error: pretrain: needs 670 MB a rank, and cluster.train.memory_bytes is 640 MB; set cluster.train."
         "micro_batch_sequences=2, or cluster.train.activation_checkpointing=true, or cluster.train.processes=8\n"
     )
     assert not list((tmp_path / "w").glob("*/*/log.txt"))
