@@ -11,6 +11,7 @@ hypothesis.settings.register_profile("gptmill", deadline=None, derandomize=bool(
 hypothesis.settings.load_profile("gptmill")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """With `-n 2 --dist loadgroup` a file's tests stay together, and so do those that share the whole tiny run."""
     for item in items:

@@ -302,7 +302,7 @@ def test_a_job_that_fails_brings_its_own_error_and_makes_way(
 
     (output / "recipe.json").write_text('{"name": 1}')
     said = end(start(cluster, output, inputs), 2)
-    assert "recipe.json: 2 problem(s)" in said
+    assert "recipe.json: 1 problem(s)" in said
     assert json.loads((output / "error.json").read_text())["kind"] == "user"
     assert statuses(cluster, output) == [("", "FAILED"), ("-2", "FAILED")]
 

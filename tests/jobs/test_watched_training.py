@@ -14,11 +14,17 @@ from planted_secrets import EVERY, SECRETS, holders
 
 from gpt_core.artifact import Artifact
 from gpt_core.training.curves import STEPS, read_steps
+from jobs.mlflow_store import Store
 from jobs.pipeline_run import open_pipeline_run
 from jobs.tracking import RUN_ID
 from tiny_training import finish_telling, make_recipe, make_shards, make_tokenizer, start_training
 
 STEPS_IN_ALL = 80
+CPU = "system/cpu_utilization_percentage"
+
+
+def metrics_of(store: Store, run_id: str) -> dict[str, float]:
+    return dict(store.client.get_run(run_id).data.metrics)
 
 
 def wait(condition: Callable[[], bool]) -> None:
@@ -38,6 +44,7 @@ def test_a_server_that_goes_away_while_it_trains_has_every_point_in_the_end(
     for name, secret in SECRETS.items():
         monkeypatch.setenv(name, secret)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     tokenizer = make_tokenizer(tmp_path / "tokenizer")
     inputs = {"shards": make_shards(tmp_path / "shards", tokenizer.root), "tokenizer": tokenizer}
     out = tmp_path / "out"
@@ -52,6 +59,7 @@ def test_a_server_that_goes_away_while_it_trains_has_every_point_in_the_end(
         for name, value in run.environment(stage).items():
             monkeypatch.setenv(name, value)
         job = start_training("pretrain", out, recipe, inputs, processes=1)
+        wait(lambda: CPU in metrics_of(run.store, stage) or job.poll() is not None)
         wait(lambda: run.store.last_step(stage) > 0 or job.poll() is not None)
         seen = run.store.last_step(stage)
         server.kill()
@@ -64,8 +72,7 @@ def test_a_server_that_goes_away_while_it_trains_has_every_point_in_the_end(
         assert_every_point_once(run.store.client, stage, artifact)
         names = {entry.path for entry in run.store.client.list_artifacts(stage, "samples")}
         assert names == {f"samples/step-{step:06d}.txt" for step in (40, 80)}
-        figures = run.store.client.get_run(stage).data.metrics
-        assert figures["system/cpu_utilization_percentage"] >= 0
+        assert metrics_of(run.store, stage)[CPU] >= 0
         assert "of 1 ranks" in run.store.client.get_run(stage).data.tags["gptmill.mfu"]
         run.finish("FINISHED")
     assert not holders(tmp_path)
