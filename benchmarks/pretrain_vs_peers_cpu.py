@@ -25,6 +25,8 @@ from statistics import median
 
 from contestants import make_gpt2
 
+from jobs.environment import training_environment
+
 BATCH, CONTEXT = 8, 256
 FASTER_THAN_FP32, FASTER_THAN_COMPILED, MEMORY_SHARE = 1.7, 1.0, 0.6
 ROOT = Path(__file__).parents[1]
@@ -84,7 +86,8 @@ def run(contestant: Contestant, model: Path, *, steps: int) -> dict[str, list[fl
         *["--precision", contestant.precision, "--batch", str(BATCH), "--context", str(CONTEXT)],
         *["--steps", str(steps), *(["--compile"] if contestant.compiled else [])],
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(os.cpu_count())}
+    own = training_environment() if contestant.who == "ours" else {}  # as `gptmill run` starts its ranks
+    environment = {**os.environ, **own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(os.cpu_count())}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"error: {contestant} ended with {done.returncode}\n{done.stderr[-4000:]}")

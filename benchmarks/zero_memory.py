@@ -100,7 +100,7 @@ def _train(training: Training, rank: int, checkpoint: Path | None) -> dict[str, 
     from gpt_core.training.objective import LanguageObjective
     from jobs.zero import ZeroEngine
 
-    jobs.zero._keep_freed_memory = lambda: None  # what the tensors take is asked, not what malloc keeps of it
+    jobs.zero.keep_freed_memory = lambda: None  # what the tensors take is asked, not what malloc keeps of it
     decoder = Decoder(training.config)
     decoder.init_weights(0)
     objective = LanguageObjective(decoder, training.settings.precision)

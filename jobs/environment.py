@@ -14,6 +14,14 @@ def python_environment() -> dict[str, str]:
     return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
+def training_environment() -> dict[str, str]:
+    """What ranks start with, where nothing of it is set: glibc's large blocks stand in huge pages if the system has them.
+
+    They come and go with every step; page by page that takes a tenth of the time of a step of 30 M parameters.
+    """
+    return {} if "GLIBC_TUNABLES" in os.environ else {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
     """`os.environ` holds `values` inside, and afterwards what it held before."""

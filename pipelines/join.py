@@ -56,7 +56,7 @@ def _join_stage(planned: PlannedStage, console: Console) -> None:
         stdout=sys.stdout,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
-        env=job_environment({}),
+        env=job_environment(planned, {}),
         start_new_session=True,
     )
     try:

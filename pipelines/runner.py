@@ -21,7 +21,7 @@ from rich.console import Console
 from gpt_core.artifact import Artifact, open_artifact, write_atomically, write_json
 from gpt_core.errors import GptmillError, PreemptedError, StageError, UserError
 from gpt_core.recipe import Recipe
-from jobs.environment import python_environment
+from jobs.environment import python_environment, training_environment
 from jobs.job import ENVIRONMENT, ERROR, IDENTITY, LOG, RECIPE, RUNNER_PID
 from jobs.tracking import page_command
 from pipelines.checks import check_before_start, prepare_workspace
@@ -146,7 +146,7 @@ def _run_job(planned: PlannedStage, environment: Mapping[str, str], console: Con
             stdout=stream,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=job_environment(environment),
+            env=job_environment(planned, environment),
             start_new_session=True,
         )
     try:
@@ -192,9 +192,10 @@ def grace_seconds(planned: PlannedStage) -> float:
     return float(os.environ.get(TORCHRUN_GRACE, TORCHRUN_GRACE_SECONDS)) + GRACE_SECONDS
 
 
-def job_environment(additions: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a job that ends with this process."""
-    return {**os.environ, **python_environment(), RUNNER_PID: str(os.getpid()), **additions}
+def job_environment(planned: PlannedStage, additions: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a stage's job that ends with this process."""
+    own = training_environment() if planned.stage.engine == "deepspeed" else {}
+    return {**os.environ, **python_environment(), **own, RUNNER_PID: str(os.getpid()), **additions}
 
 
 def stop_job(job: "subprocess.Popen[bytes]", grace_seconds: float) -> None:

@@ -171,16 +171,16 @@ class _Zero:
         return bucket + max(two, sent * FP32 if self.stage == 2 else sent * self.bytes) + part
 
     def step_buffers(self) -> int:
-        """A copy of the rank's gradients as one vector, or of the largest in double precision for the norm."""
+        """A copy of the rank's gradients as one vector, or at stage 3 of the largest in double precision."""
         if self.optimizer_away or self.stage == 0:
             return self._muon_buffers()
         if self.whole_gradients:
             return max(self.part * FP64, self._muon_buffers())
-        largest = -(-self.largest // self.ranks) if self.stage == 3 else min(self.largest, self.part)
+        in_double = -(-self.largest // self.ranks) * FP64 if self.stage == 3 else 0  # for the norm
         copied = self.part * FP32 if self.bytes == FP32 or self.stage == 3 else 0
         # Muon's group comes last, when all gradients but its copy are gone.
         muon = self._muon_buffers() + copied - self.gradients_in_step() if self.training.muon_elements else 0
-        return max(largest * FP64, copied, muon)
+        return max(in_double, copied, muon)
 
     def _muon_buffers(self) -> int:
         """Momenta that look ahead, and the matrices that this rank orthogonalizes, and what of them travels."""
