@@ -15,7 +15,7 @@ def python_environment() -> dict[str, str]:
 
 
 def training_environment() -> dict[str, str]:
-    """What ranks start with, where nothing of it is set: glibc's large blocks stand in huge pages if the system has them.
+    """What ranks start with, unless it is set: glibc's large blocks stand in huge pages, where the system has them.
 
     They come and go with every step; page by page that takes a tenth of the time of a step of 30 M parameters.
     """
