@@ -54,7 +54,7 @@ def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: O
     console.print()
     console.print(summary_table(result.artifacts))
     made = ", ".join(result.ran) if result.ran else "nothing to do"
-    console.print(f"made now   {made}; {result.wall_seconds:,.1f} s", highlight=False)
+    console.print(f"made now   {made}; {result.wall_seconds:,.1f} s", highlight=False, soft_wrap=True)
     if result.report is not None:
         console.print(f"report     {_shorten(result.report)}", highlight=False, soft_wrap=True)
     console.print(f"MLflow     {result.tracking_command}", highlight=False, soft_wrap=True)
