@@ -15,8 +15,8 @@ Row = tuple[str, str]
 def summary_table(artifacts: Mapping[str, Artifact]) -> Table:
     """One table over all whole stages, in three parts, those that there are: documents and tokens, models, time."""
     table = Table(show_header=False, box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(justify="left", no_wrap=True)
-    table.add_column(justify="right", no_wrap=True, min_width=26)  # of 80; long names of rules give way
+    table.add_column(justify="left", overflow="fold")  # names of rules give way to figures
+    table.add_column(justify="right", no_wrap=True)
     for part in (_documents(artifacts), _models(artifacts), _times(artifacts)):
         for label, value in part:
             table.add_row(label, value)
