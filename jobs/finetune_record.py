@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpt_core.training.curves import StepLog
+from gpt_core.training.curves import Recording, StepLog
 from gpt_core.training.loop import StepFigures
 from gpt_core.training.task_batches import TaskBatches
 from jobs.job import Job
@@ -39,14 +39,14 @@ class Progress:
         self.job.report(done, self.total, "examples", **measures, **left)
 
 
-class Recorder:
+class Recorder(Recording):
     """The figures of one training, from step `done` on. Every rank makes one and calls it; rank 0 writes."""
 
     def __init__(
         self, path: Path, batches: TaskBatches, sink: MetricSink, progress: Progress, *, name: str, done: int
     ) -> None:
         self._batches, self._sink, self._progress, self._name = batches, sink, progress, name
-        self._log = StepLog(path, done=done) if batches.rank == 0 else None
+        super().__init__(StepLog(path, done=done) if batches.rank == 0 else None)
         self._shown: dict[str, float] = {}
 
     def step(self, figures: StepFigures) -> None:
@@ -70,17 +70,6 @@ class Recorder:
         name, value = next(iter(values.items()))
         self._shown[name] = value
         self._add(step, values)
-
-    def sync(self) -> None:
-        """What was recorded is on the disk: a checkpoint may follow that a resumed run goes on from."""
-        if self._log is not None:
-            self._log.sync()
-
-    def close(self) -> None:
-        """Nothing more comes."""
-        if self._log is not None:
-            self.sync()
-            self._log.close()
 
     def _add(self, step: int, values: Mapping[str, float]) -> None:
         if self._log is not None:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-from gpt_core.training.curves import STEPS, StepLog, read_steps
+from gpt_core.training.curves import STEPS, Recording, StepLog, read_steps
 from gpt_core.training.engine import Engine
 from gpt_core.training.loop import StepFigures
 from gpt_core.training.peak import Peak, find_peak, utilization
@@ -24,7 +24,7 @@ SKIPPED = "skipped_steps"
 logger = logging.getLogger("gptmill")
 
 
-class Recorder:
+class Recorder(Recording):
     """The figures of one run, from step `done` on. Every rank makes one and calls it; rank 0 writes."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Recorder:
         self._job, self._engine, self._sink = job, engine, sink
         self._steps, self._step_tokens = job.recipe.pretrain_steps, job.recipe.step_tokens
         self._flops_per_token, self._waited = flops_per_token, waited
-        self._log = StepLog(job.output / STEPS, done=done) if engine.rank == 0 else None
+        super().__init__(StepLog(job.output / STEPS, done=done) if engine.rank == 0 else None)
         self._skipped = 0
         self._shown: dict[str, float] = {}
         self._started: tuple[int, float] | None = None  # the first step of this process, and when it was done
@@ -113,17 +113,6 @@ class Recorder:
         assert self._log is not None
         self._log.add(step, {}, sample={"prompt": prompt, "text": text})
         self._sink.text(f"samples/step-{step:06d}.txt", f"{prompt}|{text}\n")
-
-    def sync(self) -> None:
-        """What was recorded is on the disk: a checkpoint may follow that a resumed run goes on from."""
-        if self._log is not None:
-            self._log.sync()
-
-    def close(self) -> None:
-        """Nothing more comes."""
-        if self._log is not None:
-            self.sync()
-            self._log.close()
 
     def _measure_machine(self, step: int) -> dict[str, float]:
         """Figures of the steps since the last of these, over all ranks: the slowest to wait, the fullest memory."""

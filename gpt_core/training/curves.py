@@ -96,6 +96,24 @@ class StepLog:
         self._file.close()
 
 
+class Recording:
+    """The log of a training's steps, as every rank sees it: rank 0 has it, the others None."""
+
+    def __init__(self, log: StepLog | None) -> None:
+        self._log = log
+
+    def sync(self) -> None:
+        """What was recorded is on the disk: a checkpoint may follow that a resumed run goes on from."""
+        if self._log is not None:
+            self._log.sync()
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        if self._log is not None:
+            self.sync()
+            self._log.close()
+
+
 def read_steps(path: Path) -> Iterator[Entry]:
     """The lines of a steps.jsonl; none where there is no file."""
     if path.exists():
