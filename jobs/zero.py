@@ -216,15 +216,14 @@ class ZeroEngine:
 def _share_weights(optimizer: Any) -> None:
     """The vectors that ZeRO 1 and 2 optimize are this rank's part of the weights, where those are fp32 themselves.
 
-    DeepSpeed would keep a copy in the same precision: 4 bytes a parameter, shared by the ranks. At stage 3 it keeps
-    none.
+    DeepSpeed would keep a copy in the same precision: 4 bytes a parameter, shared by the ranks.
     """
     parts = getattr(optimizer, "parallel_partitioned_bit16_groups", [])
     if not parts or optimizer.cpu_offload or parts[0][0].dtype != torch.float32:
         return
     rank = torch.distributed.get_rank()
     for vector, weights in zip(optimizer.single_partition_of_fp32_groups, parts, strict=True):
-        vector.data = weights[rank]
+        vector.data = torch.from_dlpack(weights[rank].detach())  # a storage of its own: torch.save writes whole ones
     optimizer._link_all_hp_params()  # whose views hold the copies
 
 

@@ -39,7 +39,7 @@ class RankMemory:
     """Bytes of one rank: on its GPU; what is offloaded is `host`. Without a GPU both stand in the same memory."""
 
     weights: int
-    optimizer: int  # moments, and fp32 weights where the model's are bf16 or elsewhere
+    optimizer: int  # moments, and fp32 weights where the model's are bf16, elsewhere or at stage 3
     gradients: int  # between two micro-batches
     peak: Moment
     host: int
@@ -85,7 +85,7 @@ class _Zero:
     def memory(self) -> RankMemory:
         shared = 1 if self.stage == 0 else self.ranks
         moments = -(-self.training.moment_elements // shared) * FP32
-        copied = self.stage > 0 and (self.bytes < FP32 or self.optimizer_away)
+        copied = self.stage == 3 or (self.stage > 0 and (self.bytes < FP32 or self.optimizer_away))
         optimizer = moments + (self.part * FP32 if copied else 0)
         weights = (self.part if self.stage == 3 else self.P) * self.bytes
         return RankMemory(

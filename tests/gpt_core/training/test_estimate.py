@@ -80,7 +80,7 @@ def test_weights_moments_and_gradients_by_hand() -> None:
         (1, 4 * P, 8 * P // 4, 4 * P),  # no copy of weights that are fp32
         # The third of four ranks has the end of the first block's last matrix, and the second block but its end.
         (2, 4 * P, 8 * P // 4, 4 * (4 * 32**2 + 12 * 32**2)),
-        (3, P, 8 * P // 4, P),
+        (3, P, 12 * P // 4, P),
     ):
         memory = rank_memory(make_training(config, zero_stage=stage))
         assert (memory.weights, memory.optimizer, memory.peak.name) == (weights, optimizer, "forward")
