@@ -10,13 +10,13 @@ told to give every larger block back at once, so that resident are the tensors. 
 gpt_core/training/memory.py, and a checkpoint's size on disk with estimate.py. Linux only.
 
 In fp32, Rajbhandari et al. 2020, section 3, count 4 bytes of weights, 4 of gradients and 8 of moments a parameter. ZeRO
-parts the moments at stage 1, also the gradients at 2, also the weights at 3. DeepSpeed takes 4 bytes / ranks more
-from stage 1 on: it clones a rank's part of the weights as the master copy also where the weights are fp32 already
-(stage_1_and_2.py: single_partition_of_fp32_groups; stage3.py: fp32_partitioned_groups_flat), and no setting says
-otherwise. In bf16 that copy is of the paper's 12 bytes, but gradients are summed in fp32, 4 bytes for the paper's 2,
-and its BF16_Optimizer, which it takes at stage 1 alone, parts none of them. A matrix that a border cuts stands whole
-among a rank's gradients at stage 2. At the peak stand besides: what the loss makes of its logits and the embedding's
-gradient, a bucket and its copy, and at stage 3 the whole embedding.
+parts the moments at stage 1, also the gradients at 2, also the weights at 3. DeepSpeed takes 4 bytes / ranks more at
+stage 3: it clones a rank's part of the weights as the master copy also where they are fp32 already (stage3.py:
+fp32_partitioned_groups_flat); at 1 and 2 jobs/zero.py lets both share their memory. In bf16 that copy is of the paper's
+12 bytes, but gradients are summed in fp32, 4 bytes for the paper's 2, and its BF16_Optimizer, which it takes at stage 1
+alone, parts none of them. A matrix that a border cuts stands whole among a rank's gradients at stage 2. At the peak
+stand besides: what the loss makes of its logits and the embedding's gradient, a bucket and its copy, and at stage 3 the
+whole embedding.
 
 `ours` is the greatest deviation, `ratio` 1 where it is at most LIMIT. `same_work`: every stage had the same losses.
 """
@@ -29,6 +29,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from gpt_core.model.config import DecoderConfig
@@ -132,17 +133,16 @@ def _live_bytes(engine: object) -> dict[str, float]:
     """Storages of all live tensors: those of the module, those of its optimizer, and what is left but ZeRO's bucket."""
     import torch
 
-    found: dict[int, int] = {}
+    found: set[tuple[int, int]] = set()
 
     def note(tensors: object) -> int:
-        """Bytes of the storages that were not met before."""
-        new = {}
-        for tensor in tensors:  # type: ignore[attr-defined]
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in found:
-                new[storage.data_ptr()] = storage.nbytes()
-        found.update(new)
-        return sum(new.values())
+        """Bytes of the storages that were not met before: two may lie over the same memory, a meta tensor over none."""
+        before = _union(found)
+        storages = [tensor.untyped_storage() for tensor in tensors]  # type: ignore[attr-defined]
+        found.update(
+            (storage.data_ptr(), storage.data_ptr() + storage.nbytes()) for storage in storages if storage.data_ptr()
+        )
+        return _union(found) - before
 
     parameters = list(engine.module.parameters())  # type: ignore[attr-defined]
     weights = note(getattr(parameter, "ds_tensor", parameter) for parameter in parameters)
@@ -157,6 +157,15 @@ def _live_bytes(engine: object) -> dict[str, float]:
     tensors = [it for it in gc.get_objects() if type(it) in (torch.Tensor, torch.nn.Parameter)]
     gradients = [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
     return {"weights": weights, "optimizer": kept, "gradients": note([*tensors, *gradients])}
+
+
+def _union(ranges: Iterable[tuple[int, int]]) -> int:
+    """Bytes that at least one of the ranges of addresses holds."""
+    total = reached = 0
+    for start, end in sorted(ranges):
+        total += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def _resident(field: str) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.dlpack import from_dlpack
 
 from gpt_core.errors import SetupError, UserError
 from gpt_core.fingerprint import Json
@@ -223,7 +224,7 @@ def _share_weights(optimizer: Any) -> None:
         return
     rank = torch.distributed.get_rank()
     for vector, weights in zip(optimizer.single_partition_of_fp32_groups, parts, strict=True):
-        vector.data = torch.from_dlpack(weights[rank].detach())  # a storage of its own: torch.save writes whole ones
+        vector.data = from_dlpack(weights[rank].detach())  # a storage of its own: torch.save writes whole ones
     optimizer._link_all_hp_params()  # whose views hold the copies
 
 
