@@ -16,7 +16,8 @@ from gpt_core.errors import StageError, UserError
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
 from jobs.job import ENVIRONMENT, RECIPE
-from jobs.launch import LaunchSpec, native_command
+from jobs.launch.command import native_command
+from jobs.launch.spec import LaunchSpec
 from pipelines.lease import lease_owner
 from pipelines.machines import check_machines
 from pipelines.plan import PlannedStage, make_plan

@@ -16,7 +16,8 @@ from gpt_core.data.remote import folders_elsewhere
 from gpt_core.errors import ArtifactError, InputError, RecipeError
 from gpt_core.fingerprint import SHORT, Json, file_sha256, fingerprint
 from gpt_core.recipe import Recipe
-from jobs.launch import LaunchSpec, native_command, stop_command
+from jobs.launch.command import native_command, stop_command
+from jobs.launch.spec import LaunchSpec
 from pipelines.gpt import stages_of
 from pipelines.stage import RawFile, Stage
 

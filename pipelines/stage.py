@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Recipe
-from jobs.launch import Engine
+from jobs.launch.spec import Engine
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,13 @@ from pydantic import Field, model_validator
 
 from gpt_core.recipe.cluster import (
     Cluster,
+    Kubernetes,
+    Limits,
+    ProcessCluster,
     RayCluster,
+    Slurm,
+    SparkCluster,
     Tracking,
-    TrainCluster,
 )
 from gpt_core.recipe.documents import (
     C4,
@@ -44,6 +48,7 @@ from gpt_core.recipe.section import (
     Section,
     Text,
 )
+from gpt_core.recipe.train_cluster import TrainCluster
 from gpt_core.recipe.training import (
     MIN_MIXTURE_SHARE,
     OTHERS,
@@ -71,17 +76,22 @@ __all__ = [
     "Finetune",
     "GopherQuality",
     "GopherRepetition",
+    "Kubernetes",
     "LabelKind",
+    "Limits",
     "LineDedup",
     "MixtureSource",
     "Model",
     "Optimization",
     "Pii",
     "Pretrain",
+    "ProcessCluster",
     "RayCluster",
     "Recipe",
     "Section",
     "Shards",
+    "Slurm",
+    "SparkCluster",
     "TaskName",
     "Tokenizer",
     "TrainCluster",

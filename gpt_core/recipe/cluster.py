@@ -2,36 +2,37 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from gpt_core.recipe.section import (
-    Name,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-    Text,
-)
-from gpt_core.store_uri import store_uri_problem, tracking_uri_problem, without_secrets
+from gpt_core.recipe.section import Name, NonNegativeInt, PositiveFloat, PositiveInt, Section, Text
+from gpt_core.recipe.train_cluster import TrainCluster
+from gpt_core.store_uri import tracking_uri_problem, without_secrets
+
+Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*[mg]$")]
+DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]  # RFC 1123 label
+StageName = Literal["clean", "dedup", "tokenizer", "shards", "pretrain", "finetune", "evaluate"]
 
 
 class SparkCluster(Section):
     """Where clean and dedup run."""
 
-    master: Text = Field("local[*]", description="A Spark master.")
-    driver_memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[mg]$")] = Field("2g", description="JVM heap.")
-    executor_memory: Annotated[str, Field(pattern=r"^[1-9][0-9]*[mg]$")] = Field(
-        "2g", description="JVM heap of an executor; a local master has none."
+    master: Text = Field("local[*]", description="A Spark master: local[n], spark://, yarn or k8s://.")
+    deploy_mode: Literal["client", "cluster"] = Field(
+        "client", description="Where the driver runs with yarn and k8s://: here, or on the cluster."
     )
+    driver_memory: Memory = Field("2g", description="JVM heap.")
+    executor_memory: Memory = Field("2g", description="JVM heap of an executor; a local master has none.")
     partitions: PositiveInt | None = Field(None, description="Shuffle partitions; default: two a core.")
 
 
 class RayCluster(Section):
     """Where shards are made."""
 
+    launcher: Literal["ray", "kubernetes"] = Field(
+        "ray",
+        description="`ray`: as jobs_address or address say, else a Ray of its own; `kubernetes`: a RayJob of KubeRay.",
+    )
+    workers: PositiveInt = Field(1, description="Worker pods of the RayJob.")
     jobs_address: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")] | None = Field(
         None, description="Ray's Jobs API, http://HOST:8265: the stage is a job there; default: a process here."
     )
@@ -42,92 +43,59 @@ class RayCluster(Section):
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] = Field(500_000_000, description="Of the local Ray.")
 
 
-class TrainCluster(Section):
-    """Where pretrain and finetune run."""
+class ProcessCluster(Section):
+    """Where tokenizer and evaluate run."""
 
-    processes: PositiveInt = Field(1, description="Ranks on each node.")
-    nodes: PositiveInt = Field(1, description="Machines.")
-    min_nodes: PositiveInt | None = Field(
-        None, description="Go on with so few where others are lost, from the last checkpoint; default: all nodes."
-    )
-    rendezvous: Annotated[str, Field(pattern=r"^[^\s:/]+:[0-9]+$")] | None = Field(
-        None, description="HOST:PORT of the node that all nodes meet at; it must outlive the others."
-    )
-    hostfile: Text | None = Field(
-        None, description="Hostfile of DeepSpeed's launcher, which starts the ranks by ssh in torchrun's place."
-    )
-    max_restarts: NonNegativeInt = Field(
-        0, description="How often a training that lost a rank starts again from its last checkpoint by itself."
-    )
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = Field(2, description="DeepSpeed ZeRO stage.")
-    offload: Literal["none", "optimizer", "parameters"] = Field(
-        "none",
-        description="What stands in the host's memory in place of the GPU's: optimizer states (stage 1 to 3); "
-        "`parameters`: these and the weights (stage 3).",
-    )
-    micro_batch_sequences: PositiveInt = Field(8, description="Most sequences a rank takes at once.")
-    activation_checkpointing: bool = Field(
-        False, description="Keep a block's input alone and compute the block again in the backward pass."
-    )
-    compile: bool = Field(False, description="torch.compile: slower to start, faster steps.")
-    threads_per_process: PositiveInt | None = Field(None, description="CPU threads a rank; default: cores / ranks.")
-    memory_bytes: PositiveInt | None = Field(
-        None, description="Memory of a rank, for the plan; default: of the GPU, or this machine's, shared by its ranks."
-    )
-    peak_flops: PositiveFloat | None = Field(
-        None, description="A rank's peak for the utilization; default: the GPU's data sheet, or measured on a CPU."
-    )
-    shards_from: Text | None = Field(
-        None, description="s3://, gs:// or file:// folder that `gptmill shards push` copied to; default: local shards."
-    )
-    shard_cache: Text | None = Field(
-        None, description="Folder of the local copies of those shards; default: shard-cache in the workspace."
-    )
-    shard_cache_bytes: PositiveInt = Field(50_000_000_000, description="Most bytes in that folder.")
-    checkpoint_every_steps: PositiveInt = Field(500, description="Steps between checkpoints.")
-    keep_checkpoints: PositiveInt = Field(2, description="Newest checkpoints kept while the stage runs.")
-    keep_every_steps: PositiveInt | None = Field(None, description="Beside them every checkpoint at a multiple.")
-    keep_best: bool = Field(False, description="Beside them the one with the least validation loss.")
-    background_checkpoints: bool = Field(
-        False, description="Write checkpoints while the training goes on; takes host memory for one more copy."
+    launcher: Literal["process", "slurm", "kubernetes"] = Field(
+        "process", description="A process here; a job of cluster.slurm; a Job of cluster.kubernetes."
     )
 
-    @property
-    def world_size(self) -> int:
-        """Ranks over all nodes."""
-        return self.processes * self.nodes
 
-    @model_validator(mode="after")
-    def _offload_fits(self) -> Self:
-        least = {"none": 0, "optimizer": 1, "parameters": 3}[self.offload]
-        if self.zero_stage < least:
-            raise ValueError(
-                f"cluster.train.offload={self.offload} needs cluster.train.zero_stage of {least} or more, "
-                f"not {self.zero_stage}"
-            )
-        return self
+class Slurm(Section):
+    """How sbatch is asked for the machines of the stages whose launcher is `slurm`."""
 
-    @model_validator(mode="after")
-    def _nodes_meet(self) -> Self:
-        if self.nodes > 1 and self.rendezvous is None and self.hostfile is None:
-            raise ValueError(
-                f"cluster.train.nodes={self.nodes} needs cluster.train.rendezvous: HOST:PORT, or a hostfile"
-            )
-        if self.min_nodes is not None and self.min_nodes > self.nodes:
-            raise ValueError(f"cluster.train.min_nodes={self.min_nodes} exceeds cluster.train.nodes={self.nodes}")
-        if self.hostfile is not None and (self.rendezvous or self.min_nodes or self.max_restarts):
-            raise ValueError(
-                f"cluster.train.hostfile={self.hostfile!r} is of DeepSpeed's launcher; rendezvous, min_nodes and "
-                "max_restarts are of torchrun; leave out the one or the others"
-            )
-        return self
+    partition: Name | None = Field(None, description="Default: Slurm's.")
+    account: Name | None = Field(None, description="Who pays; default: Slurm's.")
+    qos: Name | None = Field(None, description="Quality of service; default: Slurm's.")
+    cpus_per_task: PositiveInt | None = Field(None, description="CPUs a node of the job; default: Slurm's.")
+    gpus_per_node: NonNegativeInt = Field(0, description="GPUs of a node of a training; 0: none is asked for.")
+    memory: Memory | None = Field(None, description="Memory of a node, `64g`; default: Slurm's.")
+    constraint: Text | None = Field(None, description="Features that a node must have.")
 
-    @model_validator(mode="after")
-    def _copy_can_be_read(self) -> Self:
-        problem = store_uri_problem(self.shards_from) if self.shards_from is not None else None
-        if problem is not None:
-            raise ValueError(f"cluster.train.shards_from: {problem}")
-        return self
+
+class Kubernetes(Section):
+    """Where the stages run whose launcher is `kubernetes`, and Spark with a k8s:// master."""
+
+    namespace: DnsName = Field("default", description="Of all that is submitted.")
+    context: Text | None = Field(None, description="Of kubectl's configuration; default: the current one.")
+    image: Text | None = Field(None, description="Image with gptmill installed; must be given.")
+    service_account: DnsName | None = Field(None, description="Default: the namespace's.")
+    claim: DnsName | None = Field(
+        None, description="PersistentVolumeClaim with the raw files and the workspace, ReadWriteMany; must be given."
+    )
+    mount: Annotated[str, Field(pattern=r"^/[^:]*$")] | None = Field(
+        None, description="Where the claim stands here and in every pod; default: the workspace's parent folder."
+    )
+    secret: DnsName | None = Field(
+        None, description="Secret whose keys become environment variables: credentials of MLflow or an object store."
+    )
+    cpus: PositiveInt = Field(2, description="Of a pod.")
+    memory: Memory = Field("4g", description="Of a pod.")
+    gpus: NonNegativeInt = Field(0, description="Of a pod that trains (nvidia.com/gpu).")
+    runtime: DnsName = Field("torch-distributed", description="ClusterTrainingRuntime that a TrainJob refers to.")
+
+
+class Limits(Section):
+    """What the runner does about stages that fail or take too long."""
+
+    retries: NonNegativeInt = Field(
+        2,
+        description="How often a stage is started again whose failure may pass by itself, such as a lost machine.",
+    )
+    backoff_seconds: PositiveFloat = Field(10.0, description="Wait before the first of them; doubled each time.")
+    minutes: dict[StageName, PositiveFloat] = Field(
+        default_factory=dict, description="Time limit of a stage by its name; default: none."
+    )
 
 
 class Cluster(Section):
@@ -136,11 +104,20 @@ class Cluster(Section):
     spark: SparkCluster = SparkCluster()
     ray: RayCluster = RayCluster()
     train: TrainCluster = TrainCluster()
+    process: ProcessCluster = ProcessCluster()
+    slurm: Slurm = Slurm()
+    kubernetes: Kubernetes = Kubernetes()
+    limits: Limits = Limits()
+    archive: Text | None = Field(
+        None,
+        description="What `gptmill pack` made: code and packages of jobs on clusters; default: each machine's own, "
+        "under the same path as here.",
+    )
 
     @model_validator(mode="after")
     def _places_hold_no_secret(self) -> Self:
         for engine, settings in self.model_dump().items():
-            for name, value in settings.items():
+            for name, value in settings.items() if isinstance(settings, dict) else ():
                 if isinstance(value, str) and without_secrets(value) != value:
                     raise ValueError(
                         f"cluster.{engine}.{name}: holds credentials or options; they come from the environment"

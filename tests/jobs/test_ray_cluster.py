@@ -26,7 +26,8 @@ from gpt_core.artifact import FileEntry
 from gpt_core.recipe import Cluster
 from gpt_core.recipe import RayCluster as Settings
 from gpt_core.recipe_file import load_recipe
-from jobs.launch import LaunchSpec, native_command, submission_id
+from jobs.launch.command import native_command
+from jobs.launch.spec import LaunchSpec, submission_id
 from pipelines.plan import make_plan, resolve_paths
 
 pytestmark = pytest.mark.ray

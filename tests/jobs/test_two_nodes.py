@@ -19,7 +19,8 @@ import pytest
 from gpt_core.artifact import Artifact, open_artifact
 from gpt_core.recipe import Recipe
 from jobs.job import IDENTITY, LOG, RECIPE
-from jobs.launch import LaunchSpec, native_command
+from jobs.launch.command import native_command
+from jobs.launch.spec import LaunchSpec
 from network_nodes import Node, two_nodes
 from pipelines.plan import PlannedStage, make_plan, resolve_paths
 from tiny_project import environment

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from gpt_core.recipe import Cluster, RayCluster, TrainCluster
-from jobs.launch import Engine, LaunchSpec, native_command, stop_command, submission_id
+from jobs.launch.command import native_command, stop_command
+from jobs.launch.spec import Engine, LaunchSpec, submission_id
 
 OUTPUT = Path("/w/shards/0123456789ab")
 INPUTS = {"dedup": Path("/w/dedup/aa"), "tokenizer": Path("/w/tokenizer/bb")}
