@@ -106,8 +106,9 @@ def test_at_its_time_limit_a_stage_is_stopped_and_says_what_it_kept(stage_of: Ma
 def test_a_request_to_cancel_stops_the_job_on_its_cluster_too_and_all_who_wait_for_it(
     stage_of: MakeStage, tmp_path: Path
 ) -> None:
-    note = [sys.executable, "-c", "import sys; open(sys.argv[1], 'a').write('stop ')", str(tmp_path / "stopped")]
-    stage = stage_of(f"{KEPT}\n{UNTIL_GO}", stop_command=note)
+    on_cluster = "import os, sys; os.kill(int(open(sys.argv[1]).read()), 15); open(sys.argv[2], 'a').write('stopped ')"
+    notes = [str(tmp_path / name) for name in ("attempts", "stopped")]
+    stage = stage_of(f"{KEPT}\n{UNTIL_GO}", stop_command=[sys.executable, "-c", on_cluster, *notes])
     runner = stage.start()
     stage.wait_for(lambda: stage.attempts)
     waiting = stage.start("--wait")
@@ -117,9 +118,10 @@ def test_a_request_to_cancel_stops_the_job_on_its_cluster_too_and_all_who_wait_f
     who = f"tokenizer: cancelled by {getpass.getuser()} on {socket.gethostname()} at "
     events, told = stage.end(runner, 5)
     assert who in told
+    assert told.endswith("+00:00; kept step 3\n")
     assert (events[-2]["kind"], events[-1]["exit_code"]) == ("preempted", 5)
     assert who in stage.end(waiting, 5)[1]
-    assert (tmp_path / "stopped").read_text() == "stop "
+    assert (tmp_path / "stopped").read_text() == "stopped "
     assert [is_gone(pid) for pid in stage.attempts] == [True]
     assert [(stage.output / name).exists() for name in (CANCEL, CANCELLED, LEASE)] == [False, True, False]
 
