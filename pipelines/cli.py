@@ -80,6 +80,9 @@ def plan(
     only: Only = None,
     until: Until = None,
     overrides: Overrides = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="What of this stage differs from its last result instead.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show what `run` would do, why, and with which command, and what the pre-training takes. Starts nothing."""
@@ -89,6 +92,12 @@ def plan(
 
     resolved = load(recipe, overrides)
     planned = make_plan(resolved, only=only, until=until)
+    if explain is not None:
+        from pipelines.explain import explain_stage, explanation_json
+
+        found = explain_stage(explain, planned, resolved)
+        print(json.dumps(explanation_json(found), indent=1) if as_json else found)
+        return
     training = plan_training(resolved, planned)
     if as_json:
         rows = [
