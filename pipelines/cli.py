@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gpt_core.errors import GptmillError, InputError
 from gpt_core.store_uri import without_secrets
-from pipelines import shards_cli
+from pipelines import shards_cli, stages_cli
 from pipelines.generate_cli import generate
 from pipelines.lineage_cli import lineage
 from pipelines.options import Only, Overrides, RecipePath, Until, example, load, require_one
@@ -125,13 +125,11 @@ def plan(
         require_memory(training)
 
 
-@app.command(epilog=example("gptmill status recipes/demo.yaml"))
-def status(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Show what of a recipe is made, is being made, or failed."""
-    from pipelines.status import stage_status
+app.command(epilog=example("gptmill status recipes/demo.yaml"))(stages_cli.status)
 
-    for planned in make_plan(load(recipe, overrides)):
-        print(f"{planned.stage.name:<10} {stage_status(planned)}")
+app.command(epilog=example("gptmill logs -f recipes/demo.yaml pretrain"))(stages_cli.logs)
+
+app.command(epilog=example("gptmill cancel recipes/demo.yaml pretrain"))(stages_cli.cancel)
 
 
 @app.command(epilog=example("gptmill doctor recipes/demo.yaml"))

@@ -79,14 +79,16 @@ def explain_stage(name: str, plan: Sequence[PlannedStage], recipe: Recipe) -> Ex
 
 def explanation_json(found: Explanation) -> dict[str, Json]:
     """The same for programs."""
-    last = found.last
-    made: Json = last and {
-        "output": str(found.root),
-        "recipe": last.recipe_name,
-        "created_at": last.created_at,
-        "host": last.host,
-        "fingerprint": last.fingerprint,
-    }
+    made: dict[str, Json] | None = None
+    if found.last is not None:
+        last = found.last
+        made = {
+            "output": str(found.root),
+            "recipe": last.recipe_name,
+            "created_at": last.created_at,
+            "host": last.host,
+            "fingerprint": last.fingerprint,
+        }
     differences: list[Json] = [
         {
             "stage": each.stage,

@@ -100,7 +100,7 @@ def make_plan(recipe: Recipe, *, only: str | None = None, until: str | None = No
 
 
 def find_stage(plan: Sequence[PlannedStage], name: str, *, origin: str) -> PlannedStage:
-    """The stage of that name. Raises RecipeError for a stage that the recipe does not have; `origin` is who named it."""
+    """The stage of that name. Raises RecipeError where the recipe has none; `origin` is what named it."""
     for planned in plan:
         if planned.stage.name == name:
             return planned

@@ -77,8 +77,7 @@ def test_an_input_whose_former_result_is_gone_is_told_by_its_fingerprint(project
     changed = resolve_paths(load_recipe(project, ["dedup.seed=5"]))
     now = {planned.stage.name: planned.output for planned in make_plan(changed)}
     assert lines(explain(project, "tokenizer", "dedup.seed=5")) == [
-        "input dedup: fingerprint (what made the former is gone): "
-        f'"{former["dedup"].name}" -> "{now["dedup"].name}"'
+        f'input dedup: fingerprint (what made the former is gone): "{former["dedup"].name}" -> "{now["dedup"].name}"'
     ]
 
 
@@ -111,5 +110,5 @@ def test_the_command_line_explains_in_text_and_in_json_and_refuses_a_strange_sta
     assert shown.output.splitlines()[-1] == "           dedup.seed: 0 -> 5"
     told = json.loads(CliRunner().invoke(app, ["plan", str(project), "--explain", "dedup", "--json", *change]).output)
     assert (told["stage"], told["why"], told["last"]["host"]) == ("dedup", "differs", "here")
-    with pytest.raises(RecipeError, match="--explain: .*\n  nothing is no stage of this recipe; it has clean, dedup"):
+    with pytest.raises(RecipeError, match=r"--explain: .*\n  nothing is no stage of this recipe; it has clean, dedup"):
         explain(project, "nothing")
