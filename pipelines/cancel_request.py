@@ -52,3 +52,11 @@ def answer_cancel(output: Path) -> None:
     """No request waits in `output`; who asked sees that it was obeyed."""
     with suppress(FileNotFoundError):
         (output / CANCEL).replace(output / CANCELLED)
+
+
+def drop_cancel(output: Path, *, before: float) -> None:
+    """Requests older than `before`, in seconds of lease.server_time, are gone: no run of their time is left."""
+    for name in (CANCEL, CANCELLED):
+        with suppress(FileNotFoundError):
+            if (output / name).stat().st_mtime < before:
+                (output / name).unlink()
