@@ -145,6 +145,29 @@ app.command(epilog=example("gptmill logs -f recipes/demo.yaml pretrain"))(stages
 app.command(epilog=example("gptmill cancel recipes/demo.yaml pretrain"))(stages_cli.cancel)
 
 
+@app.command(epilog=example("gptmill gc --workspace workspace"))
+def gc(
+    workspace: Annotated[Path, typer.Option(metavar="FOLDER", help="What to tidy.")] = Path("workspace"),
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    keep_days: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Keep what changed in the last N days; default: one hour, a week for trainings that can go on.",
+        ),
+    ] = None,
+) -> None:
+    """Remove what killed attempts left, and results that no recipe's last run names.
+
+    Shows them first, and asks. What a registered model, or a named result, was made of stays; where MLflow cannot be
+    asked, every result does.
+    """
+    from pipelines.tidy_cli import collect
+
+    collect(workspace, yes=yes, keep_days=keep_days)
+
+
 @app.command(epilog=example("gptmill doctor recipes/demo.yaml"))
 def doctor(
     recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Also check what it needs.")] = None,

@@ -105,7 +105,6 @@ def test_a_submitted_job_is_told_with_what_the_cluster_says_of_it(run: Run) -> N
     assert run.state().state == "submitted"
     run.cluster.away = False
     os.killpg(run.cluster.jobs[name].pid, 9)
-    (run.cluster.folder / f"{name}.code").write_text("137")
     wait_until(lambda: not run.state().living)
     assert run.state().told == f"failed, and no runner was there to tell why: {job}, failed"
 
