@@ -171,13 +171,15 @@ def gc(
 @app.command(epilog=example("gptmill doctor recipes/demo.yaml"))
 def doctor(
     recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Also check what it needs.")] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Check this machine: Python, Java, packages, memory, disk and, with a recipe, its files and tracking."""
+    """Check this machine and, with a recipe, its workspace, files, tracking server and clusters. Exit 2 for BAD."""
     from pipelines.doctor import examine
+    from pipelines.finding import report_lines
 
-    findings = examine(load(recipe, None) if recipe else None)
-    for finding in findings:
-        print(f"{'ok ' if finding.well else 'BAD'} {finding.subject:<10} {without_secrets(finding.text)}")
+    findings = examine(load(recipe, overrides) if recipe else None)
+    for line in report_lines(findings):
+        print(without_secrets(line))
     if not all(finding.well for finding in findings):
         raise typer.Exit(2)
 
