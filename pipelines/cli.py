@@ -64,6 +64,8 @@ def run(
         console = Console(quiet=as_json)
         result = run_recipe(load(recipe, overrides), console=console, only=only, until=until, wait=wait, events=events)
         events.result |= {"made": [*result.ran], "report": str(result.report) if result.report is not None else None}
+    if as_json:
+        return
 
     from pipelines.summary import summary_table
 
