@@ -14,7 +14,7 @@ from gpt_core.errors import GptmillError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe_file import load_recipe
 from gpt_core.store_uri import without_secrets
-from jobs.job import ERROR, PROGRESS, RECIPE
+from jobs.job import ERROR, LOG, PROGRESS, RECIPE
 from jobs.launch.spec import Handle, read_handle
 from jobs.launch.target import Attempt, Target, open_target
 from pipelines.cancel_request import CANCELLED
@@ -96,6 +96,9 @@ def _ended(planned: PlannedStage, job: Submission | None, error: dict[str, Any])
         return StageState(planned, "cancelled", f"cancelled on the cluster: {job}", job=job)
     if job is not None:
         return StageState(planned, "failed", f"failed, and no runner was there to tell why: {job}", job=job)
+    if (planned.output / LOG).exists():
+        told = "failed: whoever made it is gone, and did not tell why; see its log, or run again"
+        return StageState(planned, "failed", told)
     return StageState(planned, "not made", f"not made: {planned.why}")
 
 

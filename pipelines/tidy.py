@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from gpt_core.artifact import MANIFEST
-from gpt_core.errors import BusyError
+from gpt_core.errors import ArtifactError, BusyError
 from jobs.job import ENVIRONMENT
 from pipelines.lease import LEASE, Lease, lease_owner
 from pipelines.needed import Kin, registered_models
@@ -110,7 +110,10 @@ def _why_not(output: Output, keep_days: float | None) -> str | None:
         return f"goes on from its checkpoint; kept for {days:g} days" if resumable else "changed not long ago"
     if output.manifest is not None:
         return None
-    job = ask_cluster(output.root)
+    try:
+        job = ask_cluster(output.root)
+    except ArtifactError as error:
+        return str(error)
     if job is not None and job.living:
         return f"the {job}"
     with _attempt_lock(output.root) as free:

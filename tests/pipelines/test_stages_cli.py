@@ -85,6 +85,8 @@ def test_every_state_of_a_stage_is_told_apart(run: Run) -> None:
         report = {"done": 5, "total": 10, "unit": "documents", "measures": {}}
         write_json(run.output / "progress.json", report)
         assert "5 of 10 documents, 0 s ago" in run.state().told
+    (run.output / "log.txt").touch()
+    assert run.state().told.startswith("failed: whoever made it is gone")
     write_json(run.output / "error.json", {"kind": "transient", "message": "a node was lost\nand more"})
     assert run.state().told == "failed (transient): a node was lost"
     write_json(run.output / "cancelled.json", {"user": "ada", "host": "laptop", "at": "then"})
@@ -271,10 +273,12 @@ def test_a_stage_that_is_made_in_the_meantime_stays_made(run: Run) -> None:
 
 def test_a_job_that_no_runner_follows_is_cancelled_on_its_cluster(run: Run) -> None:
     run.submit("sleep 60")
+    (run.output / "environment.json").write_text('{"MLFLOW_TRACKING_PASSWORD": "secret"}')
     (job,) = run.cluster.jobs.values()
     assert "clean      is stopped; run again to go on" in run.call("cancel").splitlines()
     assert job.poll() is not None
     assert run.state().told.startswith("cancelled by ")
+    assert not (run.output / "environment.json").exists()
     assert run.call("cancel") == "nothing runs\n"
 
 
