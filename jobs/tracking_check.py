@@ -69,6 +69,7 @@ def _one_maker(uri: str) -> Iterator[None]:
         yield
         return
     path = Path(uri.removeprefix(SQLITE_FILE))
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

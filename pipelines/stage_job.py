@@ -121,7 +121,7 @@ class _Making:
         self.started = time.monotonic()
         environment: dict[str, str] | None = None
         try:
-            self.check(lease)
+            self.rest(0, lease)
             if not run.console.is_terminal:
                 self.say(f"runs: {planned.why}")
             environment = run.watcher.started(planned)
@@ -159,16 +159,27 @@ class _Making:
             try:
                 return self.attempt(environment, lease, attempt)
             except TransientError as error:
+                if limits.retries == 0:
+                    raise
                 if attempt > limits.retries:
                     raise TransientError(f"{error}; tried {attempt} times, as cluster.limits.retries says") from None
                 seconds = limits.backoff_seconds * 2 ** (attempt - 1)
                 attempt += 1
                 self.say(f"{describe(error)}; tried again in {seconds:g} s, {attempt - 1} of {limits.retries}")
                 self.tell("retry", {"attempt": attempt, "seconds": seconds, "error": describe(error)})
-            until = time.monotonic() + seconds
+            self.rest(seconds, lease)
+
+    def rest(self, seconds: float, lease: Lease) -> None:
+        """So much time is over, and nothing stood against going on. Raises as `check` does."""
+        until = time.monotonic() + seconds
+        try:
+            self.check(lease)
             while time.monotonic() < until:
-                self.check(lease)
                 time.sleep(min(POLL_SECONDS, seconds))
+                self.check(lease)
+        except _StopError:
+            stop_on_cluster(self.planned)  # nobody follows it, but it may be there
+            raise
 
     def attempt(self, environment: Mapping[str, str], lease: Lease, number: int) -> Artifact:
         """What the job made. What it prints goes to log.txt; raises its own error, or one with the log's end."""
