@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gpt_core.errors import GptmillError, InputError, PreemptedError
 from gpt_core.store_uri import without_secrets
-from pipelines import shards_cli
+from pipelines import shards_cli, stages_cli
 from pipelines.generate_cli import generate
 from pipelines.lineage_cli import lineage
 from pipelines.options import Only, Overrides, RecipePath, Until, example, load, require_one
@@ -95,6 +95,9 @@ def plan(
     only: Only = None,
     until: Until = None,
     overrides: Overrides = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="What of this stage differs from its last result instead.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show what `run` would do, why, and with which command, and what the pre-training takes. Starts nothing."""
@@ -104,6 +107,12 @@ def plan(
 
     resolved = load(recipe, overrides)
     planned = make_plan(resolved, only=only, until=until)
+    if explain is not None:
+        from pipelines.explain import explain_stage, explanation_json
+
+        found = explain_stage(explain, planned, resolved)
+        print(json.dumps(explanation_json(found), indent=1) if as_json else found)
+        return
     training = plan_training(resolved, planned)
     if as_json:
         rows = [
@@ -131,25 +140,48 @@ def plan(
         require_memory(training)
 
 
-@app.command(epilog=example("gptmill status recipes/demo.yaml"))
-def status(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Show what of a recipe is made, is being made, or failed."""
-    from pipelines.status import stage_status
+app.command(epilog=example("gptmill status recipes/demo.yaml"))(stages_cli.status)
 
-    for planned in make_plan(load(recipe, overrides)):
-        print(f"{planned.stage.name:<10} {stage_status(planned)}")
+app.command(epilog=example("gptmill logs -f recipes/demo.yaml pretrain"))(stages_cli.logs)
+
+app.command(epilog=example("gptmill cancel recipes/demo.yaml pretrain"))(stages_cli.cancel)
+
+
+@app.command(epilog=example("gptmill gc --workspace workspace"))
+def gc(
+    workspace: Annotated[Path, typer.Option(metavar="FOLDER", help="What to tidy.")] = Path("workspace"),
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    keep_days: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Keep what changed in the last N days; default: one hour, a week for trainings that can go on.",
+        ),
+    ] = None,
+) -> None:
+    """Remove what killed attempts left, and results that no recipe's last run names.
+
+    Shows them first, and asks. What a registered model, or a named result, was made of stays; where MLflow cannot be
+    asked, every result does.
+    """
+    from pipelines.tidy_cli import collect
+
+    collect(workspace, yes=yes, keep_days=keep_days)
 
 
 @app.command(epilog=example("gptmill doctor recipes/demo.yaml"))
 def doctor(
     recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Also check what it needs.")] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Check this machine: Python, Java, packages, memory, disk and, with a recipe, its files and tracking."""
+    """Check this machine and, with a recipe, its workspace, files, tracking server and clusters. Exit 2 for BAD."""
     from pipelines.doctor import examine
+    from pipelines.finding import report_lines
 
-    findings = examine(load(recipe, None) if recipe else None)
-    for finding in findings:
-        print(f"{'ok ' if finding.well else 'BAD'} {finding.subject:<10} {without_secrets(finding.text)}")
+    findings = examine(load(recipe, overrides) if recipe else None)
+    for line in report_lines(findings):
+        print(without_secrets(line))
     if not all(finding.well for finding in findings):
         raise typer.Exit(2)
 

@@ -16,13 +16,13 @@ from gpt_core.fingerprint import SHORT
 from gpt_core.report import units
 from gpt_core.report.recipe_text import recipe_yaml
 from jobs.tracking import TRACKING_URI, tracking_uri
+from pipelines.display import PIPED_WIDTH
 from pipelines.lineage import MODELS, Lineage, Output, Places, trace
 from pipelines.lineage_check import RawFileState, check_files, check_version
 from pipelines.options import load
 
 NAMED = (".safetensors", "tokenizer.json", ".arrow")  # what models and shards are
 MOST_FILES = 6  # of an output's own that the tree names; the JSON has all
-PIPED_WIDTH = 100_000  # a line of the tree is a line of a file
 States = dict[str, list[RawFileState]]
 
 
