@@ -14,7 +14,20 @@ from pipelines.plan import make_plan, resolve_paths
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "recipes" / "demo.yaml"
-COMMANDS = ("shards push", "export airflow", "export dagster", "run", "sweep", "plan", "status", "doctor", "generate", "lineage", "report", "schema")
+COMMANDS = (
+    "shards push",
+    "export airflow",
+    "export dagster",
+    "run",
+    "sweep",
+    "plan",
+    "status",
+    "doctor",
+    "generate",
+    "lineage",
+    "report",
+    "schema",
+)
 
 
 def gptmill(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
