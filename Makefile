@@ -52,7 +52,7 @@ $(AIRFLOW)/bin/airflow: $(VENV)/.installed-dev
 	$(BIN)/uv pip install --quiet --python $(AIRFLOW)/bin/python apache-airflow==$(AIRFLOW_VERSION)
 
 test-airflow: $(AIRFLOW)/bin/airflow ## a recipe under a real Airflow, in an environment of its own: .venv-airflow
-	AIRFLOW_COMMAND=$(abspath $<) $(BIN)/python -m pytest -q -m airflow tests/schedulers
+	AIRFLOW_COMMAND=$(abspath $<) $(BIN)/python -m pytest -q -m airflow tests/pipelines/test_airflow.py
 
 bench: install-dev ## make bench NAME=...: one script of benchmarks/
 	@test -f 'benchmarks/$(NAME).py' || { echo "error: NAME=$(NAME) is no benchmark; there are: $$(cd benchmarks && ls *.py 2>/dev/null | sed 's/\.py$$//' | xargs)"; exit 2; }
