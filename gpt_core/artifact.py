@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gpt_core.errors import ArtifactError
 from gpt_core.fingerprint import Json, file_sha256, fingerprint
@@ -31,6 +31,14 @@ class FileEntry(BaseModel):
     path: str
     size_bytes: Annotated[int, Field(ge=0)]
     sha256: str
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        parts = PurePosixPath(path).parts
+        if not parts or ".." in parts or parts[0] == "/" or "\\" in path or "\0" in path:
+            raise ValueError(f"{path!r} leaves the output")
+        return path
 
 
 class Manifest(BaseModel):
@@ -118,9 +126,11 @@ def read_manifest(root: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
         raise ArtifactError(
-            f"{path}: not a manifest of format {FORMAT_VERSION} ({error.error_count()} problems); "
-            f"delete {root} and run again"
+            f"{path}: not a manifest of format {FORMAT_VERSION} ({error.error_count()} problems, first {where}: "
+            f"{first['msg']}); delete {root} and run again"
         ) from None
     if manifest.fingerprint != fingerprint(dict(manifest.identity)):
         raise ArtifactError(f"{path}: the fingerprint is not that of the identity; delete {root} and run again")

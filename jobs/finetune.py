@@ -8,7 +8,7 @@ validation figure is kept, and of the seeds the best model.
 
 Killed and started again, on any number of ranks at any ZeRO stage, it goes on behind its last checkpoint with the same
 examples in the same order; on as many ranks it ends with the same weights. Trainings that are whole are not repeated.
-SIGTERM to any rank is a wish to stop: all save behind the same step and exit 75.
+SIGTERM to any rank is a wish to stop: all save behind the same step and exit 5.
 """
 
 import gc

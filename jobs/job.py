@@ -44,15 +44,18 @@ from gpt_core.artifact import (
     write_manifest,
 )
 from gpt_core.data.remote import folders_elsewhere
-from gpt_core.errors import ArtifactError, GptmillError, PreemptedError, StageError, UserError
+from gpt_core.errors import ArtifactError, GptmillError, PreemptedError, StageError, TransientError, UserError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
 from gpt_core.store_uri import without_secrets
+from jobs.launch.spec import HANDLE
 
 RECIPE, IDENTITY, PROGRESS, ERROR, LOG = "recipe.json", "identity.json", "progress.json", "error.json", "log.txt"
 ENVIRONMENT = "environment.json"
-KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, ENVIRONMENT, LOG, ".attempt", ".lease"})
+KINDS = {"user": UserError, "preempted": PreemptedError, "transient": TransientError}  # of error.json; else "stage"
+CANCEL = "cancel.json"  # a request to the runner, see pipelines/cancel_request.py
+KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, ENVIRONMENT, LOG, CANCEL, HANDLE, ".attempt", ".lease"})
 RUNNER_PID = "GPTMILL_RUNNER_PID"  # set by the local runner: its jobs end when it is gone, even by SIGKILL
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")  # set for a rank by torchrun, by DeepSpeed's launcher
 POLL_SECONDS = 0.5
@@ -124,7 +127,7 @@ def run_job(
 
 def end_with_error(error: GptmillError, output: Path) -> NoReturn:
     """The process ends with the error's exit code; error.json and stderr say why."""
-    kind = "user" if isinstance(error, UserError) else "preempted" if isinstance(error, PreemptedError) else "stage"
+    kind = next((name for name, kind in KINDS.items() if isinstance(error, kind)), "stage")
     if output.is_dir():
         write_json(output / ERROR, {"kind": kind, "message": without_secrets(str(error))})
     print(f"error: {without_secrets(str(error))}", file=sys.stderr)
@@ -248,11 +251,11 @@ class _only_attempt:  # noqa: N801  used as a function in a with statement
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise StageError(f"{self.output}: another attempt at this stage is still running") from None
+                    raise TransientError(f"{self.output}: another attempt at this stage is still running") from None
                 time.sleep(POLL_SECONDS)
         for path in self.output.iterdir():
             if path.name not in self.kept:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def __exit__(self, *_: object) -> None:
         if self.lock is not None:
@@ -312,7 +315,7 @@ def end_with_runner() -> None:
     def watch() -> None:
         while runner is not None and runner.is_running() and runner.status() != psutil.STATUS_ZOMBIE:
             time.sleep(POLL_SECONDS)
-        os._exit(1)
+        os._exit(PreemptedError.exit_code)
 
     threading.Thread(target=watch, daemon=True).start()
 

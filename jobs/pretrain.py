@@ -4,7 +4,7 @@
 
 Killed and started again, on any number of ranks at any ZeRO stage, it goes on behind its last checkpoint with the same
 samples in the same order; on as many ranks it ends with the same weights. SIGTERM to any rank is a wish to stop: all
-save behind the same step and exit 75.
+save behind the same step and exit 5.
 """
 
 import json

@@ -2,25 +2,31 @@
 
 import json
 import os
+import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from gpt_core.errors import GptmillError, InputError
+from gpt_core.errors import GptmillError, InputError, PreemptedError
 from gpt_core.store_uri import without_secrets
-from pipelines import export_cli, shards_cli
+from pipelines import export_cli, shards_cli, stages_cli
 from pipelines.generate_cli import generate
 from pipelines.lineage_cli import lineage
 from pipelines.options import Only, Overrides, RecipePath, Until, example, load, require_one
 from pipelines.plan import make_plan
 from pipelines.sweep_cli import sweep
 
+INTERRUPTED = 130  # what typer makes of KeyboardInterrupt
+
 app = typer.Typer(
     name="gptmill",
     help="From raw text to a fine-tuned, registered GPT: one recipe, on a laptop or a cluster.",
+    epilog="Exit codes: 0 done, 1 a bug, 2 something you can put right, 3 a stage failed, 4 somebody else is at it, "
+    "5 interrupted: the same command goes on from there.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,19 +42,29 @@ def _shorten(path: Path) -> Path:
 
 
 @app.command(epilog=example("gptmill run recipes/demo.yaml --until dedup --set dedup.min_jaccard=0.8"))
-def run(recipe: RecipePath, only: Only = None, until: Until = None, overrides: Overrides = None) -> None:
-    """Make every stage that is not made yet, and the report."""
-    from pipelines.runner import raise_on_sigterm, run_recipe
+def run(
+    recipe: RecipePath,
+    only: Only = None,
+    until: Until = None,
+    overrides: Overrides = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for stages that another runner makes, and go on with what it made.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: an event a line, nothing else.")] = False,
+) -> None:
+    """Make every stage that is not made yet, and the report.
 
-    require_one(only, until)
-    resolved = load(recipe, overrides)
-    raise_on_sigterm()
-    console = Console()
-    try:
-        result = run_recipe(resolved, console=console, only=only, until=until)
-    except KeyboardInterrupt:
-        print("the same command goes on from here", file=sys.stderr)
-        raise
+    Exit 0: all are made; 2: something you can put right; 3: a stage failed; 4: another runner makes one; 5: interrupted
+    or cancelled, and the same command goes on from there; 1: a bug.
+    """
+    from pipelines.events import Events, stdout_for_events, told_to_the_end
+    from pipelines.runner import run_recipe
+
+    with stdout_for_events() if as_json else nullcontext(Events()) as events, told_to_the_end(events):
+        require_one(only, until)
+        console = Console(quiet=as_json)
+        result = run_recipe(load(recipe, overrides), console=console, only=only, until=until, wait=wait, events=events)
+        events.result |= {"made": [*result.ran], "report": str(result.report) if result.report is not None else None}
 
     from pipelines.summary import summary_table
 
@@ -68,11 +84,8 @@ app.command(epilog=example("gptmill sweep recipes/demo.yaml --set finetune.learn
 def join(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train with the machine that runs the recipe: on each further one of cluster.train.nodes, with the same files."""
     from pipelines.join import join_recipe
-    from pipelines.runner import raise_on_sigterm
 
-    resolved = load(recipe, overrides)
-    raise_on_sigterm()
-    join_recipe(resolved, console=Console())
+    join_recipe(load(recipe, overrides), console=Console())
 
 
 @app.command(epilog=example("gptmill plan recipes/demo.yaml --set pretrain.learning_rate=1e-3"))
@@ -81,6 +94,9 @@ def plan(
     only: Only = None,
     until: Until = None,
     overrides: Overrides = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="What of this stage differs from its last result instead.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show what `run` would do, why, and with which command, and what the pre-training takes. Starts nothing."""
@@ -90,6 +106,12 @@ def plan(
 
     resolved = load(recipe, overrides)
     planned = make_plan(resolved, only=only, until=until)
+    if explain is not None:
+        from pipelines.explain import explain_stage, explanation_json
+
+        found = explain_stage(explain, planned, resolved)
+        print(json.dumps(explanation_json(found), indent=1) if as_json else found)
+        return
     training = plan_training(resolved, planned)
     if as_json:
         rows = [
@@ -117,13 +139,11 @@ def plan(
         require_memory(training)
 
 
-@app.command(epilog=example("gptmill status recipes/demo.yaml"))
-def status(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Show what of a recipe is made, is being made, or failed."""
-    from pipelines.status import stage_status
+app.command(epilog=example("gptmill status recipes/demo.yaml"))(stages_cli.status)
 
-    for planned in make_plan(load(recipe, overrides)):
-        print(f"{planned.stage.name:<10} {stage_status(planned)}")
+app.command(epilog=example("gptmill logs -f recipes/demo.yaml pretrain"))(stages_cli.logs)
+
+app.command(epilog=example("gptmill cancel recipes/demo.yaml pretrain"))(stages_cli.cancel)
 
 
 @app.command(epilog=example("gptmill doctor recipes/demo.yaml"))
@@ -168,17 +188,17 @@ def schema(
 
 
 def main() -> None:
-    """Run the command line. Exit 0; 2 for what the user can put right; 1 for what failed; 130 for Ctrl-C.
-
-    75 where a SIGTERM stopped a training that has kept its work: the same command goes on from there.
-    """
+    """Run the command line, and exit as gpt_core/errors.py says. A SIGTERM is taken as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except GptmillError as error:
         print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(PreemptedError.exit_code)
     except BrokenPipeError:  # `gptmill plan | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

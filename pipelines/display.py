@@ -22,6 +22,7 @@ from rich.table import Column
 
 from gpt_core.report.units import compact
 from jobs.job import PROGRESS
+from pipelines.events import PROGRESS_SECONDS, Events
 
 PLAIN_LINE_SECONDS = 15.0
 
@@ -29,13 +30,15 @@ PLAIN_LINE_SECONDS = 15.0
 class StageDisplay:
     """Shows one stage from start to end; `update` reads the job's progress.json and may be called often."""
 
-    def __init__(self, console: Console, *, stage: str, output: Path) -> None:
+    def __init__(self, console: Console, events: Events, *, stage: str, output: Path) -> None:
         self.console = console
+        self.events = events
         self.stage = stage
         self.path = output / PROGRESS
         self.started = time.monotonic()
         self.first: tuple[float, float] | None = None  # when the first progress was seen, and how far it was
         self.spoken = self.started
+        self.told = self.started - PROGRESS_SECONDS  # the last event
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<9}"),
@@ -65,6 +68,9 @@ class StageDisplay:
             return
         now, done, total = time.monotonic(), report["done"], report["total"]
         self.first = self.first or (now, done)
+        if now - self.told >= PROGRESS_SECONDS:
+            self.told = now
+            self.events.tell("progress", report, stage=self.stage)
         elapsed = now - self.first[0]
         rate = (done - self.first[1]) / elapsed if elapsed > 1 else 0.0
         left = report["measures"].get("seconds_left", (total - done) / rate if total and rate else None)

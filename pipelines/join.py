@@ -18,10 +18,10 @@ from gpt_core.recipe_file import load_recipe
 from jobs.job import ENVIRONMENT, RECIPE
 from jobs.launch.command import native_command
 from jobs.launch.spec import LaunchSpec
+from pipelines.job_process import POLL_SECONDS, grace_seconds, job_environment, stop_job, told_error
 from pipelines.lease import lease_owner
 from pipelines.machines import check_machines
 from pipelines.plan import PlannedStage, make_plan
-from pipelines.runner import POLL_SECONDS, grace_seconds, job_environment, stop_job, told_error
 
 
 def join_recipe(recipe: Recipe, *, console: Console) -> None:
@@ -31,9 +31,10 @@ def join_recipe(recipe: Recipe, *, console: Console) -> None:
     trains on one machine or starts the others' ranks itself, StageError where the ranks of this machine failed.
     """
     train = recipe.cluster.train
-    if train.nodes == 1 or train.hostfile is not None:
-        why = "starts the ranks of all machines itself" if train.hostfile else "is 1: nobody is waited for"
-        raise UserError(f"cluster.train.{'hostfile' if train.hostfile else 'nodes'} {why}; leave `join` out")
+    alone = "launcher" if train.launcher != "torchrun" else "hostfile" if train.hostfile is not None else None
+    if train.nodes == 1 or alone is not None:
+        why = "starts the ranks of all machines itself" if alone else "is 1: nobody is waited for"
+        raise UserError(f"cluster.train.{alone or 'nodes'} {why}; leave `join` out")
     check_machines(recipe)
     for planned in make_plan(recipe):
         if planned.stage.engine == "deepspeed":

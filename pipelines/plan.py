@@ -6,7 +6,7 @@ No engine is imported here.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from gpt_core.fingerprint import SHORT, Json, file_sha256, fingerprint
 from gpt_core.recipe import Recipe
 from jobs.launch.command import native_command, stop_command
 from jobs.launch.spec import LaunchSpec
+from pipelines.changes import describe_changes
 from pipelines.gpt import stages_of
 from pipelines.stage import RawFile, Stage
 
@@ -98,23 +99,26 @@ def make_plan(recipe: Recipe, *, only: str | None = None, until: str | None = No
     return list(placed.values())
 
 
-def describe_changes(old: Json, new: Json) -> list[str]:
-    """One phrase for each leaf in which two identities differ, named as the recipe names it."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
-    phrases = []
-    for path in sorted(before.keys() | after.keys()):
-        if before.get(path) == after.get(path):
-            continue
-        section, _, rest = path.partition(".")
-        if section == "recipe":
-            phrases.append(f"{rest}: {json.dumps(before.get(path))} -> {json.dumps(after.get(path))}")
-        elif section == "inputs":
-            phrases.append(f"{rest.split('.')[0]} is another")
-        elif section == "files":
-            phrases.append(f"the {rest.split('.')[0]} files are others")
-        else:
-            phrases.append(f"the stage's {section} is another")
-    return list(dict.fromkeys(phrases))
+def find_stage(plan: Sequence[PlannedStage], name: str, *, origin: str) -> PlannedStage:
+    """The stage of that name. Raises RecipeError where the recipe has none; `origin` is what named it."""
+    for planned in plan:
+        if planned.stage.name == name:
+            return planned
+    names = ", ".join(planned.stage.name for planned in plan)
+    raise RecipeError([f"{name} is no stage of this recipe; it has {names}"], origin=origin)
+
+
+def last_output(recipe: Recipe, stage: str) -> Path | None:
+    """Where the recipe's last run left the stage's output, which may be gone by now; None where there was no run."""
+    folder = Path(recipe.workspace) / RUNS / recipe.name
+    link = folder / stage
+    if link.is_symlink():
+        return link.parent / link.readlink()
+    try:
+        named = json.loads((folder / "outputs.json").read_text(encoding="utf-8")).get(stage)
+    except (OSError, ValueError):
+        return None
+    return Path(named) if named is not None else None
 
 
 def _choose(stages: Sequence[Stage], *, only: str | None, until: str | None) -> set[str]:
@@ -155,21 +159,14 @@ def _look(output: Path, *, elsewhere: Sequence[str]) -> tuple[Artifact | None, s
 
 def _why(recipe: Recipe, stage: Stage, identity: dict[str, Json]) -> str:
     """Why a stage without output must run: what differs from this recipe's last run of it."""
+    root = last_output(recipe, stage.name)
     try:
-        previous = open_artifact(Path(recipe.workspace) / RUNS / recipe.name / stage.name)
+        previous = open_artifact(root) if root is not None else None
     except ArtifactError:
         previous = None
     if previous is None:
         return "never made"
-    return "; ".join(describe_changes(dict(previous.manifest.identity), dict(identity))) or "the output is gone"
-
-
-def _leaves(value: Json, path: str = "") -> Iterator[tuple[str, Json]]:
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else key)
-    else:
-        yield path, value
+    return "; ".join(describe_changes(previous.manifest.identity, identity)) or "the output is gone"
 
 
 def _absolute(path: str, field: str) -> Path:

@@ -163,7 +163,7 @@ def _try(
         for planned in waiting:  # it would fail here, too, and take its time
             if planned.output in failed:
                 raise StageError(f"{planned.stage.name}: failed already, for {failed[planned.output]}")
-        result = run_recipe(recipe, console=console, only=only, until=until, run_id=tried.run_id)
+        result = run_recipe(recipe, console=console, only=only, until=until, run_id=tried.run_id, wait=True)
         tried.ran, tried.artifacts = result.ran, result.artifacts
     except PreemptedError as error:
         run.end_member(tried.run_id, "KILLED", str(error))

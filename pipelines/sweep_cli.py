@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gpt_core.errors import StageError
 from gpt_core.report import units
 from pipelines.options import Only, RecipePath, Until, require_one
 
@@ -34,15 +35,13 @@ def sweep(
 ) -> None:
     """Run every combination of the listed values, and name the best by its validation figure.
 
-    Stages that combinations share are made once. Exit 1 where a combination failed; the others are made.
+    Stages that combinations share are made once. Exit 3 where a combination failed; the others are made.
     """
     from pipelines.grid import read_grid
-    from pipelines.runner import raise_on_sigterm
     from pipelines.sweep import run_sweep
 
     require_one(only, until)
     base, combinations = read_grid(recipe, overrides or [])
-    raise_on_sigterm()
     console = Console(stderr=as_json)
     made = run_sweep(base, combinations, console=console, only=only, until=until)
     if as_json:
@@ -53,7 +52,7 @@ def sweep(
         console.print(made.judged_by, highlight=False, soft_wrap=True)
         console.print(f"MLflow     {made.tracking_command}", highlight=False, soft_wrap=True)
     if any(tried.error for tried in made.tried):
-        raise typer.Exit(1)
+        raise typer.Exit(StageError.exit_code)
 
 
 def sweep_table(made: "Sweep") -> Table:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpt_core.artifact import Artifact
+from gpt_core.errors import BusyError, PreemptedError
 from gpt_core.recipe import Recipe
 from jobs.job import LOG
 from jobs.pipeline_run import PipelineRun, open_pipeline_run, record_late
@@ -53,10 +54,10 @@ class Watcher:
             message = str(error) or type(error).__name__
             self.run.fail_stage(self.run_ids[planned.stage.name], message, log=planned.output / LOG)
 
-    def skipped(self, planned: PlannedStage) -> None:
-        """The pipeline's run names the output that stood there already."""
-        if self.run is not None and planned.artifact is not None:
-            self.run.skip_stage(planned.stage.name, planned.artifact)
+    def skipped(self, planned: PlannedStage, artifact: Artifact) -> None:
+        """The pipeline's run names the output that this run did not make."""
+        if self.run is not None:
+            self.run.skip_stage(planned.stage.name, artifact)
 
     def finished(self, report: Path | None, artifacts: Mapping[str, Artifact]) -> None:
         """The pipeline's run has succeeded and holds the report and the headline figures."""
@@ -92,7 +93,7 @@ def watch_run(recipe: Recipe, *, needed: bool, run_id: str | None = None) -> Ite
     run = open_pipeline_run(recipe, command=sys.orig_argv, unrecorded=unrecorded, run_id=run_id)
     try:
         yield Watcher(run)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, PreemptedError, BusyError):
         run.finish("KILLED")
         raise
     except BaseException:

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         target = open_target(arguments.target, load_recipe(output / RECIPE).cluster)
         if arguments.cancel:
-            _cancel(target, submission_id(output))
+            cancel_job(target, submission_id(output))
         elif (output / MANIFEST).exists():
             print(f"{output} is whole already")
         else:
@@ -129,7 +129,7 @@ def outcome(attempt: Attempt, output: Path) -> int:
     raise StageError(f"{told} failed{reason}")
 
 
-def _cancel(target: Target, name: str) -> None:
+def cancel_job(target: Target, name: str) -> None:
     """No job of that name runs."""
     last = target.latest(name)
     if last is None or last.ended:

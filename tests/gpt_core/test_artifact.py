@@ -133,3 +133,14 @@ def test_an_atomic_write_replaces_the_whole_and_leaves_no_draft(tmp_path: Path) 
     write_atomically(tmp_path / "f", "new")
     assert (tmp_path / "f").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("path", ["../../x", "/etc/hostname", "table/../../x", "table\\\\..\\\\x", "", "."])
+def test_a_manifest_that_names_a_file_outside_its_output_is_refused(path: str, tmp_path: Path) -> None:
+    root = tmp_path / "clean" / "0123"
+    whole_output(root)
+    (tmp_path / "x").write_text("a secret")
+    text = (root / MANIFEST).read_text().replace('"stats.json"', f'"{path}"')
+    (root / MANIFEST).write_text(text)
+    with pytest.raises(ArtifactError, match=r"first files\.0\.path: .* leaves the output\); delete"):
+        open_artifact(root)

@@ -22,6 +22,8 @@ COMMANDS = (
     "sweep",
     "plan",
     "status",
+    "logs",
+    "cancel",
     "doctor",
     "generate",
     "lineage",

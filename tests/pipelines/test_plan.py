@@ -11,7 +11,8 @@ from gpt_core.errors import InputError, RecipeError
 from gpt_core.fingerprint import fingerprint
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
-from pipelines.plan import PlannedStage, describe_changes, make_plan, resolve_paths
+from pipelines.changes import describe_changes
+from pipelines.plan import PlannedStage, make_plan, resolve_paths
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["clean", "dedup", "tokenizer", "shards", "pretrain", "finetune", "evaluate"]
