@@ -1,14 +1,16 @@
-"""`gptmill export`: a recipe as a file that a scheduler reads. Printed; nothing is started."""
+"""`gptmill export`: a recipe as a file that a scheduler reads, printed."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipelines.options import Overrides, RecipePath, example
+from gpt_core.errors import InputError
+from pipelines.options import Overrides, RecipePath, example, load
 
 app = typer.Typer(
-    help="Write a recipe for a scheduler: each stage a task that runs `gptmill run RECIPE --only STAGE`.",
+    help="Print a recipe as a file for a scheduler; nothing is started.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -52,3 +54,18 @@ def dagster(
     from pipelines.export import open_export
 
     print(render_dagster(open_export(recipe, overrides or [], gptmill=gptmill, schedule=schedule)), end="")
+
+
+@app.command(epilog=example("gptmill export skypilot recipes/demo.yaml --accelerators H100:8 > task.yaml"))
+def skypilot(
+    recipe: RecipePath,
+    accelerators: Annotated[str | None, typer.Option(metavar="NAME:N", help="Of each machine; default: none.")] = None,
+) -> None:
+    """Print a task file for SkyPilot, which finds the machines, and starts again where they are taken away."""
+    from jobs.launch.skypilot import task_file
+
+    here = Path.cwd()
+    if not recipe.absolute().is_relative_to(here):
+        raise InputError(f"{recipe}: SkyPilot copies the working folder, {here}; give a recipe below it")
+    path = recipe.absolute().relative_to(here)
+    print(task_file(load(recipe, None), recipe_path=str(path), accelerators=accelerators), end="")

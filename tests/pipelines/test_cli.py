@@ -18,6 +18,7 @@ COMMANDS = (
     "shards push",
     "export airflow",
     "export dagster",
+    "export skypilot",
     "run",
     "sweep",
     "plan",
