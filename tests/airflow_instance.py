@@ -15,7 +15,7 @@ import requests
 
 COMMAND = "AIRFLOW_COMMAND"  # environment variable: that environment's `airflow`
 PARTS = ("api-server", "scheduler", "dag-processor")
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 600.0
 
 
 class Airflow:
@@ -63,15 +63,24 @@ class Airflow:
                     start_new_session=True,
                 )
             self.parts.append(started)
-        self.wait_for(self._answers)
-        token = requests.get(f"{self.uri}/auth/token", timeout=30).json()["access_token"]
+        try:
+            self.wait_for(self._answers)
+        except BaseException:
+            self.stop()
+            raise
+        token = requests.get(f"{self.uri}/auth/token", timeout=120).json()["access_token"]
         self.authorization = {"Authorization": f"Bearer {token}"}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        started = [child for part in self.parts for child in psutil.Process(part.pid).children(recursive=True)]
+        self.stop()
+
+    def stop(self) -> None:
+        """Nothing that was started runs any more."""
+        alive = [part for part in self.parts if part.poll() is None]
+        started = [child for part in alive for child in psutil.Process(part.pid).children(recursive=True)]
         for part in self.parts:
             part.send_signal(signal.SIGTERM)
         for part in self.parts:
@@ -92,14 +101,14 @@ class Airflow:
 
     def get(self, path: str) -> Any:
         """The answer of Airflow's REST API."""
-        answer = requests.get(f"{self.uri}/api/v2/{path}", headers=self.authorization, timeout=60)
+        answer = requests.get(f"{self.uri}/api/v2/{path}", headers=self.authorization, timeout=120)
         answer.raise_for_status()
         return answer.json()
 
     def send(self, method: str, path: str, body: object) -> Any:
         """The answer of Airflow's REST API to a change."""
         answer = requests.request(
-            method, f"{self.uri}/api/v2/{path}", json=body, headers=self.authorization, timeout=60
+            method, f"{self.uri}/api/v2/{path}", json=body, headers=self.authorization, timeout=120
         )
         assert answer.ok, answer.text
         return answer.json()
@@ -130,6 +139,6 @@ class Airflow:
 
     def _answers(self) -> bool:
         try:
-            return requests.get(f"{self.uri}/api/v2/monitor/health", timeout=30).ok
-        except requests.ConnectionError:
+            return requests.get(f"{self.uri}/api/v2/monitor/health", timeout=120).ok
+        except (requests.ConnectionError, requests.Timeout):
             return False

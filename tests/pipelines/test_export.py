@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from gpt_core.recipe_file import load_recipe
@@ -136,3 +137,21 @@ def test_what_the_recipe_refuses_is_not_written(words: list[str], message: str) 
     done = CliRunner().invoke(app, ["export", "airflow", str(DEMO), *words])
     assert done.stdout == ""
     assert message in str(done.exception)
+
+
+def test_skypilot_gets_the_recipe_below_the_folder_that_it_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    recipe = tmp_path / "recipes" / "demo.yaml"
+    claimed = "workspace: /data/workspace\ncluster:\n  kubernetes: {claim: corpus}\n"
+    recipe.write_text(DEMO.read_text().replace("cluster:\n", claimed, 1))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["export", "skypilot", str(recipe), "--accelerators", "H100:8"])
+    assert done.exit_code == 0, done.output
+    task = yaml.safe_load(done.stdout)
+    assert task["envs"]["GPTMILL_RECIPE"] == "recipes/demo.yaml"
+    assert task["resources"]["accelerators"] == "H100:8"
+    monkeypatch.chdir(tmp_path / "recipes")
+    done = CliRunner().invoke(app, ["export", "skypilot", str(DEMO)])
+    assert "SkyPilot copies the working folder" in str(done.exception)
