@@ -78,9 +78,9 @@ def test_the_stage_runs_where_the_file_says_and_the_command_line_does_not_wait(
     assert run.info.status == "FINISHED", (tmp_path / "runs" / "tiny" / "mlflow-run.log").read_text()
     assert run.data.tags["mlflow.project.backend"] == "gptmill"
     assert run.data.params["cluster.train.processes"] == "1"
-    output = project.artifact(tmp_path, "pretrain").path
+    output = project.artifact(tmp_path, "pretrain").root
     assert json.loads((output / "recipe.json").read_text())["cluster"]["train"]["processes"] == 1
-    assert output.name == project.artifact(whole, "pretrain").path.name
+    assert output.name == project.artifact(whole, "pretrain").root.name
     assert not (tmp_path / "finetune").exists()
 
 
