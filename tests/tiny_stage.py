@@ -30,7 +30,7 @@ from pipelines.stage_job import Run, make_stage
 from pipelines.watch import Watcher
 
 ROOT = Path(__file__).parents[1]
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 JOB = """
 import os, signal, sys, time
 from pathlib import Path
