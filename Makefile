@@ -3,13 +3,15 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
+AIRFLOW ?= .venv-airflow
+AIRFLOW_VERSION ?= 3.3.2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # uv and mlflow from the environment itself, whatever the caller's PATH holds.
 export PATH := $(abspath $(BIN)):$(PATH)
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
-.PHONY: help install install-dev demo check test bench lock docs clean
+.PHONY: help install install-dev demo check test test-airflow bench lock docs clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,10 +42,17 @@ check: install-dev ## lint, types, import contracts, and the tests without engin
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -m 'not (spark or ray or train or mlflow or pipeline)'
+	$(PYTEST) -m 'not (spark or ray or train or mlflow or pipeline or airflow)'
 
 test: check ## check, then the tests with the real engines
 	$(PYTEST) -m 'spark or ray or train or mlflow or pipeline'
+
+$(AIRFLOW)/bin/airflow: $(VENV)/.installed-dev
+	$(BIN)/uv venv --quiet --clear $(AIRFLOW)
+	$(BIN)/uv pip install --quiet --python $(AIRFLOW)/bin/python apache-airflow==$(AIRFLOW_VERSION)
+
+test-airflow: $(AIRFLOW)/bin/airflow ## a recipe under a real Airflow, in an environment of its own: .venv-airflow
+	AIRFLOW_COMMAND=$(abspath $<) $(BIN)/python -m pytest -q -m airflow tests/pipelines/test_airflow.py
 
 bench: install-dev ## make bench NAME=...: one script of benchmarks/
 	@test -f 'benchmarks/$(NAME).py' || { echo "error: NAME=$(NAME) is no benchmark; there are: $$(cd benchmarks && ls *.py 2>/dev/null | sed 's/\.py$$//' | xargs)"; exit 2; }
@@ -60,4 +69,4 @@ docs: install ## write the generated docs
 	$(BIN)/gptmill schema --markdown > docs/recipe.md
 
 clean: ## remove .venv and caches; workspace/ is yours
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(AIRFLOW) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

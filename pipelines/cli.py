@@ -13,7 +13,7 @@ from rich.console import Console
 
 from gpt_core.errors import GptmillError, InputError, PreemptedError
 from gpt_core.store_uri import without_secrets
-from pipelines import shards_cli, stages_cli
+from pipelines import export_cli, shards_cli, stages_cli
 from pipelines.generate_cli import generate
 from pipelines.lineage_cli import lineage
 from pipelines.options import Only, Overrides, RecipePath, Until, example, load, require_one
@@ -33,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(shards_cli.app, name="shards")
+app.add_typer(export_cli.app, name="export")
 
 
 def _shorten(path: Path) -> Path:

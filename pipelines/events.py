@@ -4,6 +4,7 @@ Every event has `time` (UTC, ISO 8601, milliseconds) and `event`; those of a sta
 events and keys; none changes its meaning.
 
     plan      recipe, workspace, stages: [{stage, action: run | skip | left out, why, output}]
+    tracking  run_id, page (or null): MLflow's run that records this one, and its address where a server has it
     skip      output, why: it was whole already, or another runner has made it meanwhile
     wait      owner: {host, pid, since}: another runner makes the stage, and this one waits (--wait)
     start     output, why, attempt (1, 2, ...), command: as `gptmill plan --json` tells it

@@ -67,6 +67,8 @@ def run_recipe(
     artifacts = {planned.stage.name: planned.artifact for planned in plan if planned.artifact}
     ran: list[str] = []
     with watch_run(recipe, needed=bool(waiting), run_id=run_id) as watcher:
+        if watcher.run is not None:
+            events.tell("tracking", {"run_id": watcher.run.run_id, "page": watcher.page})
         run = Run(recipe=recipe, console=console, events=events, watcher=watcher, wait=wait, since=since)
         for planned in plan:
             name = planned.stage.name

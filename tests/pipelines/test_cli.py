@@ -16,6 +16,9 @@ ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "recipes" / "demo.yaml"
 COMMANDS = (
     "shards push",
+    "export airflow",
+    "export dagster",
+    "export skypilot",
     "run",
     "sweep",
     "plan",

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,10 @@ def job_below(runner: "subprocess.Popen[str]") -> list[str]:
     deadline = time.monotonic() + 60
     while runner.poll() is None and time.monotonic() < deadline:
         for child in psutil.Process(runner.pid).children():
-            command = Path(f"/proc/{child.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
-            if "jobs.train_tokenizer" in command:
-                return command
+            with suppress(OSError):  # another child, which has ended
+                command = Path(f"/proc/{child.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+                if "jobs.train_tokenizer" in command:
+                    return command
         time.sleep(0.002)
     raise AssertionError(runner.communicate())
 

@@ -1,0 +1,133 @@
+"""A real Airflow makes what the exported DAG says: by its schedule, by hand, and after its tasks were killed.
+
+`make test-airflow` makes Airflow's environment, which has no gptmill. `-s` shows where Airflow runs, and
+GPTMILL_SCREENSHOT=FILE.png keeps its page of a run.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+from airflow_instance import COMMAND, Airflow
+from mlflow.entities import Run
+from mlflow_server import MlflowServer
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+from tiny_project import Project, environment
+
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(COMMAND not in os.environ, reason=f"{COMMAND} names no airflow: make test-airflow"),
+]
+
+STAGES = ["clean", "dedup", "tokenizer", "shards", "pretrain", "finetune", "evaluate"]
+SCREENSHOT = "GPTMILL_SCREENSHOT"
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with MlflowServer(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def airflow(tracking: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+    folder = tmp_path_factory.mktemp("airflow")
+    with Airflow(folder, environment={"MLFLOW_TRACKING_URI": tracking.uri}) as running:
+        print(f"\nAirflow on {running.uri}, its home is {folder}")
+        yield running
+
+
+def write_dag(project: Project, airflow: Airflow, workspace: Path, *words: str) -> None:
+    """The exported DAG, with seconds for minutes; its gptmill is this checkout's."""
+    launcher = airflow.folder / "gptmill"
+    own = f"PYTHONPATH={shlex.quote(environment()['PYTHONPATH'])}"
+    launcher.write_text(f'#!/bin/sh\n{own} exec {shlex.quote(sys.executable)} -m pipelines "$@"\n')
+    launcher.chmod(0o755)
+    command = ["export", "airflow", str(project.recipe), "--set", f"workspace={workspace}", *words]
+    done = CliRunner().invoke(app, [*command, "--gptmill", str(launcher)])
+    assert done.exit_code == 0, done.output
+    impatient = done.output.replace("timedelta(minutes=1)", "timedelta(seconds=2)")
+    (airflow.dags / "tiny.py").write_text(impatient)
+    airflow.wait_for(lambda: airflow.get("dags")["total_entries"] or airflow.get("importErrors")["total_entries"])
+    assert airflow.get("importErrors")["import_errors"] == []
+
+
+def finish(airflow: Airflow, number: int) -> tuple[str, str]:
+    """(id, state) of the run with that number, from 0, once it has ended."""
+    for _ in range(8):  # times the patience
+        try:
+            airflow.wait_for(
+                lambda: len(runs := airflow.runs("tiny")) > number and runs[number]["state"] in ("success", "failed")
+            )
+        except AssertionError:
+            continue
+        break
+    run = airflow.runs("tiny")[number]
+    return run["dag_run_id"], run["state"]
+
+
+def runners(workspace: Path, stage: str) -> list[psutil.Process]:
+    """The processes `gptmill run --only STAGE`."""
+    words = {f"workspace={workspace}", "--only", stage}
+    return [process for process in psutil.process_iter(["cmdline"]) if words <= set(process.info["cmdline"] or ())]
+
+
+def pipeline_runs(tracking: MlflowServer) -> list[Run]:
+    client = mlflow.MlflowClient(tracking.uri)
+    experiment = client.get_experiment_by_name("gptmill")
+    found = client.search_runs([experiment.experiment_id]) if experiment else []
+    return [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+
+
+def test_on_a_schedule_it_makes_all_once_and_a_killed_task_goes_on_from_there(
+    project: Project, airflow: Airflow, tracking: MlflowServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    workspace = tmp_path_factory.mktemp("workspace")
+    write_dag(project, airflow, workspace, "--schedule", "* * * * *", "--param", "evaluate.sample_tokens")
+    airflow.send("PATCH", "dags/tiny", {"is_paused": False})
+
+    # The task's process is killed while the stage trains.
+    airflow.wait_for(lambda: airflow.runs("tiny"))
+    first = airflow.runs("tiny")[0]["dag_run_id"]
+    airflow.wait_for(lambda: any(workspace.glob("pretrain/*/checkpoints/latest")))
+    (runner,) = runners(workspace, "pretrain")
+    os.kill(runner.ppid(), signal.SIGKILL)
+
+    assert finish(airflow, 0) == (first, "success")
+    tasks = airflow.tasks("tiny", first)
+    assert sorted(tasks, key=lambda name: tasks[name]["start_date"]) == STAGES
+    assert tasks["pretrain"]["try_number"] == 2
+    assert "resumed behind step" in (project.plan(workspace)["pretrain"].output / "log.txt").read_text()
+
+    # One run of MLflow, which every task leads to.
+    (run,) = pipeline_runs(tracking)
+    links = {name: airflow.get(f"dags/tiny/dagRuns/{first}/taskInstances/{name}/links") for name in STAGES}
+    page = links["evaluate"]["extra_links"]["MLflow"]
+    assert page.startswith(tracking.uri)
+    assert page.endswith(run.info.run_id)
+    assert run.info.status == "FINISHED"
+
+    # The next scheduled run has nothing to do.
+    made = {name: project.artifact(workspace, name).manifest.created_at for name in STAGES}
+    _, state = finish(airflow, 1)
+    airflow.send("PATCH", "dags/tiny", {"is_paused": True})
+    assert state == "success"
+    assert {name: project.artifact(workspace, name).manifest.created_at for name in STAGES} == made
+    assert len(pipeline_runs(tracking)) == 1
+    if SCREENSHOT in os.environ:
+        take_screenshot(f"{airflow.uri}/dags/tiny/runs/{first}", Path(os.environ[SCREENSHOT]))
+
+
+def take_screenshot(page: str, path: Path) -> None:
+    command = ["chromium", "--headless", "--no-sandbox", "--window-size=1400,900", "--virtual-time-budget=20000"]
+    subprocess.run([*command, f"--screenshot={path}", page], check=True, capture_output=True)
