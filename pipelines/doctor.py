@@ -72,7 +72,7 @@ def _ray_jobs(recipe: Recipe, address: str) -> Finding:
     finding = _try("ray jobs", "answers and lets us in", lambda: check_ray_jobs(recipe))
     if finding.well and not asks_for_token(address):
         text = "answers anybody: whoever reaches it runs code there; start its nodes with RAY_AUTH_MODE=token"
-        return Finding("ray jobs", True, text)
+        return Finding("ray jobs", True, text, warning=True)
     return finding
 
 

@@ -20,7 +20,9 @@ from gpt_core.artifact import MANIFEST, Artifact, open_artifact, write_atomicall
 from gpt_core.errors import BusyError, GptmillError, PreemptedError, StageError, TransientError
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Recipe
+from gpt_core.store_uri import without_secrets
 from jobs.job import ENVIRONMENT, ERROR, IDENTITY, LOG, RECIPE
+from jobs.launch.spec import HANDLE
 from pipelines.cancel_request import answer_cancel, drop_cancel, read_cancel
 from pipelines.display import StageDisplay
 from pipelines.events import Events, describe, kind_of
@@ -148,9 +150,13 @@ class _Making:
         self.tell("failed", {"kind": kind_of(error), "error": describe(error)})
         if begun:
             self.run.watcher.failed(self.planned, error)
-        if isinstance(error, KeyboardInterrupt | SystemExit | BusyError) and self.planned.stop_command and begun:
+        stop = self.planned.stop_command if isinstance(error, KeyboardInterrupt | SystemExit | BusyError) else None
+        path = self.planned.output / ERROR
+        if not isinstance(error, BusyError) and stop is None and not path.exists():  # else the job has told it
+            write_json(path, {"kind": kind_of(error), "message": without_secrets(describe(error))})
+        if stop is not None and begun:
             self.say("its job on the cluster goes on; run again to attach, or stop it:")
-            self.run.console.print(shlex.join(self.planned.stop_command), highlight=False, soft_wrap=True, markup=False)
+            self.run.console.print(shlex.join(stop), highlight=False, soft_wrap=True, markup=False)
 
     def try_until_made(self, environment: Mapping[str, str], lease: Lease) -> Artifact:
         """What one of the attempts made. Raises the error of the last."""
@@ -189,6 +195,8 @@ class _Making:
         if artifact is not None:
             return artifact
         (output / ERROR).unlink(missing_ok=True)
+        if planned.stop_command is None:
+            (output / HANDLE).unlink(missing_ok=True)  # of a cluster that this run does not submit to
         command: list[Json] = [*planned.command]
         self.tell("start", {"output": str(output), "why": planned.why, "attempt": number, "command": command})
         with (output / LOG).open("w" if number == 1 else "a", encoding="utf-8") as log:

@@ -38,6 +38,11 @@ class Submission:
         """Whether it is, or may be, pending or running."""
         return self.attempt is None or not self.attempt.ended
 
+    @property
+    def asked(self) -> bool:
+        """Whether its cluster has answered."""
+        return self.attempt is not None
+
     def __str__(self) -> str:
         state = self.attempt.state if self.attempt else f"its state cannot be asked: {self.problem}"
         name, native = self.handle.name, self.handle.native_id
@@ -77,7 +82,7 @@ def stage_state(planned: PlannedStage) -> StageState:
         told = f"running: {_describe(output, progress)} ({by})"
         return StageState(planned, "running", told, runner=owner, job=job if ours else None, progress=progress)
     error = _read(output / ERROR)
-    if job is not None and job.living and not error:
+    if job is not None and job.living and (job.asked or not error):  # a follower may have given up
         told = f"submitted, and no runner follows it: {_describe(output, progress)} ({job})"
         return StageState(planned, "submitted", told, job=job, progress=progress)
     return _ended(planned, job, error)
