@@ -96,6 +96,7 @@ class GptmillStage(BaseOperator):
         if code == 2:
             raise AirflowFailException("gptmill asks for something to be put right, see above")
         if code == 4:
+            self.log.info("somebody else makes the stage: the task gives its slot back for %s", WAIT)
             raise AirflowRescheduleException(datetime.now(timezone.utc) + WAIT)
         if code == 5:
             raise Stopped("the stage was stopped and has kept its work")
