@@ -52,7 +52,8 @@ def pod(
         (RAY_JOB, {"jobDeploymentStatus": "Initializing"}, "pending"),
         (RAY_JOB, {"jobDeploymentStatus": "Suspended"}, "pending"),
         (RAY_JOB, {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, "running"),
-        (RAY_JOB, {"jobDeploymentStatus": "Running", "jobStatus": "SUCCEEDED"}, "pending"),  # KubeRay is not done
+        (RAY_JOB, {"jobDeploymentStatus": "Running", "jobStatus": "PENDING"}, "pending"),
+        (RAY_JOB, {"jobDeploymentStatus": "Running", "jobStatus": "SUCCEEDED"}, "running"),  # KubeRay is not done
         (RAY_JOB, {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, "succeeded"),
         (RAY_JOB, {"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, "stopped"),
         (RAY_JOB, {"jobDeploymentStatus": "Complete", "jobStatus": "FAILED"}, "failed"),
@@ -124,6 +125,7 @@ def test_what_kubectl_says_is_a_refusal_or_a_broken_connection() -> None:
         "Error from server (ServiceUnavailable): the server is currently unable to handle the request",
         "Unable to connect to the server: dial tcp: lookup cluster on 127.0.0.1:53: no such host",
         "The connection to the server localhost:8080 was refused - did you specify the right host or port?",
+        'Error from server: Get "https://10.0.0.7:10250/containerLogs": dial tcp 10.0.0.7:10250: no route to host',
         "Unable to connect to the server: net/http: TLS handshake timeout",
     ):
         assert isinstance(failure(words), ConnectionError)
