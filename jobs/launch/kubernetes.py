@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt_core.errors import SetupError, StageError, TransientError
+from gpt_core.errors import SetupError, StageError
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Cluster
 from jobs.launch.kubectl import Kubectl, RefusedError, at, failure, items
@@ -24,7 +24,7 @@ from jobs.launch.manifests import INSTANCE, KINDS, Kind, manifest
 from jobs.launch.target import AlreadySubmittedError, Attempt
 
 FOLLOW_SECONDS = 20.0  # a log's stream may fall silent with its machine: look at the job in between
-QUEUE_SECONDS = 2.0  # longer between looks at a job that has not begun
+QUEUE_SECONDS = 1.0  # longer between looks at a job that has not begun
 NO_LOG = {"NotFound", "BadRequest"}  # the pod is gone, or its container has not begun
 
 
@@ -47,8 +47,6 @@ class KubernetesTarget:
             raise SetupError(
                 f"cluster.kubernetes: {kind.kind}s cannot be seen ({error}); `gptmill doctor RECIPE` says what is wrong"
             ) from None
-        except ConnectionError as error:
-            raise TransientError(f"the cluster does not answer: {error}") from None
         numbered = {_number(name, str(at(one, "metadata", "name"))): one for one in found}
         return self._attempt(kind, numbered[max(numbered)]) if numbered else None
 
@@ -61,8 +59,6 @@ class KubernetesTarget:
             if error.reason == "AlreadyExists":
                 raise AlreadySubmittedError(attempt) from None
             raise StageError(f"Kubernetes took no {kind.kind} {attempt}: {error}") from None
-        except ConnectionError as error:
-            raise TransientError(f"the cluster does not answer: {error}; it may have taken {attempt}") from None
         return f"{kind.resource}/{attempt}"
 
     def look(self, native_id: str) -> Attempt:
