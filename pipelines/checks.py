@@ -130,9 +130,9 @@ def check_ray_jobs(recipe: Recipe) -> None:
     if address is not None:
         from jobs.launch.ray_jobs import connect, require_room  # loads ray
 
-        client = connect(address)
+        connect(address)
         if train.launcher == "ray":
-            require_room(client, train)
+            require_room(address, train)
 
 
 def require_java() -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Literal
 import requests
 
 from gpt_core.errors import SetupError, StageError
+from gpt_core.recipe import TrainCluster
 from jobs.environment import python_environment
 from jobs.launch.target import AlreadySubmittedError, Attempt
 
@@ -185,6 +186,24 @@ def connect(address: str) -> JobSubmissionClient:
         ) from None
     except (OSError, RuntimeError) as error:
         raise SetupError(f"{FIELD}={address}: {_reason(error)}") from None
+
+
+def require_room(address: str, train: TrainCluster) -> None:
+    """So many machines of the cluster as the training wants have what it wants of each. Raises SetupError.
+
+    What their other jobs hold is not asked for: Ray waits until it is free.
+    """
+    from ray.util.state import list_nodes
+
+    needed = train.processes * (train.threads_per_process or 1)
+    nodes = list_nodes(address, filters=[("state", "=", "ALIVE")])
+    cpus = [int(node.resources_total.get("CPU", 0)) for node in nodes]
+    if sum(have >= needed for have in cpus) < train.nodes:
+        raise SetupError(
+            f"cluster.train: {train.nodes} machine(s) with {needed} CPU(s) each are needed for nodes x processes x "
+            f"threads_per_process, and the nodes at {FIELD}={address} have {sorted(cpus, reverse=True)}; lower these, "
+            "or add nodes"
+        )
 
 
 def _token_source() -> str | None:

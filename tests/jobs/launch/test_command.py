@@ -72,7 +72,7 @@ def test_ray_train_is_a_job_there_that_starts_the_ranks_itself() -> None:
     assert native_command(spec("deepspeed"), cluster) == [
         *[*follower, "--", sys.executable, "-m", "jobs.ray_train", "jobs.it", *JOB]
     ]
-    with pytest.raises(ValueError, match="launcher=ray needs cluster.ray.jobs_address"):
+    with pytest.raises(ValueError, match=r"launcher=ray needs cluster\.ray\.jobs_address"):
         Cluster(train=TrainCluster(launcher="ray"))
     with pytest.raises(ValueError, match="min_nodes=2: Ray Train waits until there are all nodes; leave it out"):
         TrainCluster(launcher="ray", nodes=4, min_nodes=2)
