@@ -130,9 +130,9 @@ def check_ray_jobs(recipe: Recipe) -> None:
     if address is not None:
         from jobs.launch.ray_jobs import connect, require_room  # loads ray
 
-        connect(address)
+        client = connect(address)
         if train.launcher == "ray":
-            require_room(address, train)
+            require_room(client, train)
 
 
 def require_java() -> None:

@@ -13,7 +13,7 @@ from ray_cluster import RayCluster
 from jobs.launch.spec import submission_id
 
 ROOT = Path(__file__).parents[1]
-STEP_SECONDS = 90
+STEP_SECONDS = 240
 STARTED: list["subprocess.Popen[str]"] = []
 
 

@@ -188,22 +188,34 @@ def connect(address: str) -> JobSubmissionClient:
         raise SetupError(f"{FIELD}={address}: {_reason(error)}") from None
 
 
-def require_room(address: str, train: TrainCluster) -> None:
-    """So many machines of the cluster as the training wants have what it wants of each. Raises SetupError.
+def require_room(client: JobSubmissionClient, train: TrainCluster) -> None:
+    """So many machines of the cluster as the training wants have what it wants of each, or can be added by Ray.
 
-    What their other jobs hold is not asked for: Ray waits until it is free.
+    Raises SetupError where not. What other jobs hold is not asked for: Ray waits until it is free.
     """
     from ray.util.state import list_nodes
+    from ray.util.state.exception import RayStateApiException
 
-    needed = train.processes * (train.threads_per_process or 1)
-    nodes = list_nodes(address, filters=[("state", "=", "ALIVE")])
-    cpus = [int(node.resources_total.get("CPU", 0)) for node in nodes]
-    if sum(have >= needed for have in cpus) < train.nodes:
+    needed, address = train.processes * (train.threads_per_process or 1), client.get_address()
+    try:
+        nodes = list_nodes(address, filters=[("state", "=", "ALIVE")])
+        grows = _grows(client)
+    except (OSError, RuntimeError, RayStateApiException) as error:
+        raise SetupError(f"{FIELD}={address}: does not tell its nodes: {_reason(error)}") from None
+    cpus = sorted((int(node.resources_total.get("CPU", 0)) for node in nodes), reverse=True)
+    if sum(have >= needed for have in cpus) < train.nodes and not grows:
         raise SetupError(
-            f"cluster.train: {train.nodes} machine(s) with {needed} CPU(s) each are needed for nodes x processes x "
-            f"threads_per_process, and the nodes at {FIELD}={address} have {sorted(cpus, reverse=True)}; lower these, "
-            "or add nodes"
+            f"cluster.train: nodes={train.nodes} machine(s) with processes x threads_per_process={needed} CPU(s) each "
+            f"are wanted, and those at {FIELD}={address} have {cpus}; ask for less, or add nodes"
         )
+
+
+def _grows(client: JobSubmissionClient) -> bool:
+    """Whether an autoscaler may start nodes; one that only looks on calls each node a type of its own, node_ID."""
+    answer = client._do_request("GET", "/api/cluster_status").json()
+    report = ((answer.get("data") or {}).get("clusterStatus") or {}).get("autoscalerReport") or {}
+    kinds = (report.get("nodeTypeMapping") or {}).values()
+    return not kinds or not all(kind.startswith("node_") for kind in kinds)
 
 
 def _token_source() -> str | None:

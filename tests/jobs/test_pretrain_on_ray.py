@@ -1,4 +1,4 @@
-"""Pre-training under Ray Train, on two of three Ray nodes: followed, cancelled and killed, and the weights are torchrun's."""
+"""Pre-training under Ray Train on two of three Ray nodes: followed, cancelled, killed; the weights are torchrun's."""
 
 import json
 import subprocess
@@ -96,11 +96,10 @@ def test_a_killed_rank_starts_again_by_itself_and_the_weights_are_those_of_torch
     assert len({rank.ppid() for rank in ranks.values()}) == 2, "the machines have a worker each"
     wait_until((spec.output / "checkpoints" / "latest").exists, seconds=STEP_SECONDS)
     ranks[1].kill()
-    said = end(following)
-    assert "resumed behind step" in said
+    end(following)
     assert weights_digest(spec.output) == weights_digest(torchrun.root)
     assert statuses(cluster, spec.output) == [("", "SUCCEEDED")]
-    assert psutil.wait_procs(list(ranks.values()), timeout=5)[1] == []
+    assert ranks_of(spec.output) == {}
 
 
 def test_cancelled_behind_the_back_of_who_follows_it_keeps_a_checkpoint(
@@ -131,7 +130,7 @@ def test_a_cluster_without_room_is_refused_and_one_that_lost_it_is_waited_for_un
 ) -> None:
     spec, recipe = prepare(cluster, tmp_path, inputs, threads_per_process=2)
     said = end(spawn([sys.executable, "-c", CHECK, str(spec.output / RECIPE)], cluster.environment))
-    assert said.startswith("cluster.train: 2 machine(s) with 2 CPU(s) each are needed")
+    assert said.startswith("cluster.train: nodes=2 machine(s) with processes x threads_per_process=2 CPU(s) each")
     assert f"jobs_address={cluster.jobs_address} have [1, 1, 1]" in said
 
     waiting = follow(cluster, spec, recipe)
