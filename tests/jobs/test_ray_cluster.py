@@ -265,6 +265,20 @@ def test_a_command_that_tells_no_error_is_told_by_its_job(cluster: RayCluster, t
     assert f"submitted the ray job {name}-2\n" in end(again, 3)
 
 
+def test_with_an_archive_the_job_runs_under_the_python_that_ray_was_started_with(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    output = tmp_path / "it" / "packed"
+    prepare(output, jobs_address=cluster.jobs_address)
+    recipe = json.loads((output / "recipe.json").read_text())
+    recipe["cluster"]["archive"] = "gptmill.tar.gz"
+    (output / "recipe.json").write_text(json.dumps(recipe))
+    end(follower(cluster, output, "--", sys.executable, "-c", "print('it ran')"), 3)
+    (job,) = jobs_of(cluster, submission_id(output))
+    assert job["entrypoint"].startswith("python -c ")  # the first on the PATH of the nodes
+    assert "PYTHONPATH" not in job["runtime_env"]["env_vars"]
+
+
 def test_a_cluster_that_forgot_the_job_or_is_gone_is_told(cluster: RayCluster, tmp_path: Path) -> None:
     """Takes the cluster down."""
     target = f"open_target('ray', Cluster(ray=RayCluster(jobs_address={cluster.jobs_address!r})))"
