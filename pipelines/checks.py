@@ -28,7 +28,8 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
         require_java()
     if any(planned.stage.name == "tokenizer" for planned in waiting):
         check_tokenizer(recipe)
-    if any(planned.stage.engine == "ray" for planned in waiting):
+    on_ray = {"ray": recipe.cluster.ray.launcher == "ray", "deepspeed": recipe.cluster.train.launcher == "ray"}
+    if any(on_ray.get(planned.stage.engine, False) for planned in waiting):
         check_ray_jobs(recipe)
     if any(planned.stage.name == "pretrain" for planned in waiting) and recipe.pretrain.init_from is not None:
         require_shape(recipe.model, Path(recipe.pretrain.init_from))
@@ -125,11 +126,17 @@ def require_shards(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
 
 
 def check_ray_jobs(recipe: Recipe) -> None:
-    """The recipe's Jobs API, if it names one, lets us in. Raises SetupError that says why not."""
-    if recipe.cluster.ray.jobs_address is not None:
-        from jobs.ray_submission import connect  # loads ray
+    """The recipe's Jobs API, if it names one, lets us in, and the cluster has room for the ranks that it asks for.
 
-        connect(recipe.cluster.ray.jobs_address)
+    Raises SetupError that says why not.
+    """
+    address, train = recipe.cluster.ray.jobs_address, recipe.cluster.train
+    if address is not None:
+        from jobs.launch.ray_jobs import connect, require_room  # loads ray
+
+        client = connect(address)
+        if train.launcher == "ray":
+            require_room(client, train)
 
 
 def require_java() -> None:

@@ -72,7 +72,7 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
         yield _try("model", "can be fine-tuned", lambda: check_model(recipe))
     yield _try("tracking", "answers", lambda: _check_tracking(recipe))
     train = recipe.cluster.train
-    if train.nodes > 1 or train.hostfile is not None:
+    if train.launcher == "torchrun" and (train.nodes > 1 or train.hostfile is not None):
         where = train.hostfile or train.rendezvous
         yield _try("machines", f"{train.nodes} x {train.processes} ranks, {where}", lambda: check_machines(recipe))
     if recipe.cluster.ray.jobs_address is not None:
@@ -83,7 +83,7 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _ray_jobs(recipe: Recipe, address: str) -> Finding:
-    from jobs.ray_submission import asks_for_token
+    from jobs.launch.ray_jobs import asks_for_token
 
     finding = _try("ray jobs", "answers and lets us in", lambda: check_ray_jobs(recipe))
     if finding.well and not asks_for_token(address):

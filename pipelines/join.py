@@ -31,6 +31,8 @@ def join_recipe(recipe: Recipe, *, console: Console) -> None:
     trains on one machine or starts the others' ranks itself, StageError where the ranks of this machine failed.
     """
     train = recipe.cluster.train
+    if train.launcher != "torchrun":
+        raise UserError(f"cluster.train.launcher={train.launcher} starts the ranks of all machines; leave `join` out")
     if train.nodes == 1 or train.hostfile is not None:
         why = "starts the ranks of all machines itself" if train.hostfile else "is 1: nobody is waited for"
         raise UserError(f"cluster.train.{'hostfile' if train.hostfile else 'nodes'} {why}; leave `join` out")

@@ -130,6 +130,14 @@ class Cluster(Section):
         return self
 
     @model_validator(mode="after")
+    def _ray_train_has_jobs(self) -> Self:
+        if self.train.launcher == "ray" and self.ray.jobs_address is None:
+            raise ValueError(
+                "cluster.train.launcher=ray needs cluster.ray.jobs_address: http://HOST:8265 of the cluster's head"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _places_hold_no_secret(self) -> Self:
         for engine, settings in self.model_dump().items():
             for name, value in settings.items() if isinstance(settings, dict) else ():

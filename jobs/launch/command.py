@@ -55,7 +55,9 @@ def _follower(target: TargetName, spec: LaunchSpec) -> list[str]:
 
 
 def _launcher(train: TrainCluster, name: str) -> list[str]:
-    """What starts the ranks of this machine, or with a hostfile of all, up to the job's module."""
+    """What starts the ranks of this machine, or with a hostfile or Ray of all, up to the job's module."""
+    if train.launcher == "ray":
+        return ["-m", "jobs.ray_train"]
     if train.launcher == "kubernetes":  # the TrainJob's PET_* variables say how many ranks meet, and where
         return ["-m", "torch.distributed.run", "-m"]
     ranks = ["--nproc-per-node", str(train.processes)]
