@@ -6,9 +6,9 @@ The runner prepares the output folder: `recipe.json` (the resolved recipe) and `
 fingerprint is taken of). The job empties it of a former attempt, writes its files, and last its manifest. Beside
 them it keeps `progress.json` (how far it is) and, if it fails, `error.json` (why), which no manifest lists.
 
-Under torchrun or DeepSpeed's launcher every rank runs the job; rank 0 alone, on whatever machine it is, prepares,
-reports and writes the manifest. Ranks that another machine's runner or `gptmill join` started find what the runner
-adds to a job's environment in `environment.json`.
+Under torchrun, DeepSpeed's launcher or Ray Train every rank runs the job; rank 0 alone, on whatever machine it is,
+prepares, reports and writes the manifest. Ranks that another machine's runner or `gptmill join` started find what the
+runner adds to a job's environment in `environment.json`.
 """
 
 import argparse
@@ -58,7 +58,8 @@ KINDS = {"user": UserError, "preempted": PreemptedError, "transient": TransientE
 CANCEL = "cancel.json"  # a request to the runner, see pipelines/cancel_request.py
 KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, ENVIRONMENT, LOG, CANCEL, HANDLE, ".attempt", ".lease"})
 RUNNER_PID = "GPTMILL_RUNNER_PID"  # set by the local runner: its jobs end when it is gone, even by SIGKILL
-LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")  # set for a rank by torchrun, by DeepSpeed's launcher
+RAY_RANK = "GPTMILL_RAY_RANK"
+LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK", RAY_RANK)  # set for a rank by torchrun, DeepSpeed's launcher, ours
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 30.0  # for a killed attempt to be gone
 PATIENCE_OVER_NODES_SECONDS = 120.0  # a file server holds the locks of a machine that is gone: NFS 4 for 90 seconds

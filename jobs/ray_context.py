@@ -18,8 +18,8 @@ SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it, and RAY_ADDRESS, for w
 
 
 @contextlib.contextmanager
-def ray_context(cluster: RayCluster) -> Iterator[None]:
-    """Ray is up, and left afterwards; a private one is down then.
+def ray_context(cluster: RayCluster, *, pass_on_logs: bool = False) -> Iterator[None]:
+    """Ray is up, and left afterwards; a private one is down then. With `pass_on_logs` stdout gets what workers print.
 
     A job of Ray's Jobs API joins the cluster it was submitted to, whatever `cluster.address` says. Any other process
     joins the one at that address, or starts a private one. Ray reads its settings when it is first imported, hence
@@ -44,13 +44,13 @@ def ray_context(cluster: RayCluster) -> Iterator[None]:
 
         stack.callback(ray.shutdown)
         try:
-            ray.init(log_to_driver=False, logging_level="WARNING", namespace="gptmill", **start)
+            ray.init(log_to_driver=pass_on_logs, logging_level="WARNING", namespace="gptmill", **start)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise SetupError(f"{where}: Ray does not start or answer: {_last_line(error)}") from error
+            raise SetupError(f"{where}: Ray does not start or answer: {last_line(error)}") from error
         try:
             yield
         except ray.exceptions.RayError as error:
-            raise _own_error(error) or StageError(f"a Ray task failed: {_last_line(error)}") from error
+            raise _own_error(error) or StageError(f"a Ray task failed: {last_line(error)}") from error
 
 
 def _local_arguments(cluster: RayCluster, temporary: Path) -> dict[str, Any]:
@@ -106,6 +106,6 @@ def _own_error(error: BaseException) -> GptmillError | None:
     return None
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """Of the error's message: Ray puts the whole remote traceback before it."""
     return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]

@@ -7,7 +7,9 @@ from pathlib import Path
 from gpt_core.errors import InputError, SetupError, UserError
 from gpt_core.model.hf_config import LANGUAGE_MODEL, WEIGHTS, read_config, require_shape
 from gpt_core.recipe import Recipe
+from jobs.launch.manifests import submitted_stages
 from pipelines.java import java_problem
+from pipelines.kubernetes import check_kubernetes
 from pipelines.machines import check_machines
 from pipelines.plan import PlannedStage
 from pipelines.training_plan import plan_training, require_memory
@@ -16,8 +18,8 @@ from pipelines.training_plan import plan_training, require_memory
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
     """The inputs of what will run are there; all that it needs can be used.
 
-    That is Java, Ray's Jobs API, the machines that train, the tokenizer, the labels, the model to fine-tune and the
-    remote shards.
+    That is Java, Ray's Jobs API, Kubernetes, the machines that train, the tokenizer, the labels, the model to
+    fine-tune and the remote shards.
     Raises UserError where not, and ArtifactError for a copy of the shards that is not whole.
     """
     require_inputs(plan)
@@ -26,7 +28,8 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
         require_java()
     if any(planned.stage.name == "tokenizer" for planned in waiting):
         check_tokenizer(recipe)
-    if any(planned.stage.engine == "ray" for planned in waiting):
+    on_ray = {"ray": recipe.cluster.ray.launcher == "ray", "deepspeed": recipe.cluster.train.launcher == "ray"}
+    if any(on_ray.get(planned.stage.engine, False) for planned in waiting):
         check_ray_jobs(recipe)
     if any(planned.stage.name == "pretrain" for planned in waiting) and recipe.pretrain.init_from is not None:
         require_shape(recipe.model, Path(recipe.pretrain.init_from))
@@ -35,6 +38,8 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
         check_model(recipe)
+    if submitted_stages(recipe.cluster).keys() & {planned.stage.name for planned in waiting}:
+        check_kubernetes(recipe)
     require_shards(recipe, plan)
     training = plan_training(recipe, plan)
     if training is not None:
@@ -121,11 +126,17 @@ def require_shards(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
 
 
 def check_ray_jobs(recipe: Recipe) -> None:
-    """The recipe's Jobs API, if it names one, lets us in. Raises SetupError that says why not."""
-    if recipe.cluster.ray.jobs_address is not None:
-        from jobs.ray_submission import connect  # loads ray
+    """The recipe's Jobs API, if it names one, lets us in, and the cluster has room for the ranks that it asks for.
 
-        connect(recipe.cluster.ray.jobs_address)
+    Raises SetupError that says why not.
+    """
+    address, train = recipe.cluster.ray.jobs_address, recipe.cluster.train
+    if address is not None:
+        from jobs.launch.ray_jobs import connect, require_room  # loads ray
+
+        client = connect(address)
+        if train.launcher == "ray":
+            require_room(client, train)
 
 
 def require_java() -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from gpt_core.errors import GptmillError
 from gpt_core.recipe import Recipe
 from gpt_core.report.units import size
+from jobs.launch.manifests import submitted_stages
 from jobs.tracking import SERVERS, tracking_uri
 from pipelines.checks import check_labels, check_model, check_ray_jobs, prepare_workspace
 from pipelines.disk_checks import check_commits, clock_finding, disk_finding
 from pipelines.finding import Finding
+from pipelines.kubernetes import check_kubernetes
 from pipelines.machine_checks import machine_findings
 from pipelines.machines import check_machines
 from pipelines.plan import make_plan
@@ -48,11 +50,14 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
         yield _try("model", "can be fine-tuned", lambda: check_model(recipe))
     yield _try("tracking", "answers", lambda: _check_tracking(recipe))
     train = recipe.cluster.train
-    if train.nodes > 1 or train.hostfile is not None:
+    if train.launcher == "torchrun" and (train.nodes > 1 or train.hostfile is not None):
         where = train.hostfile or train.rendezvous
         yield _try("machines", f"{train.nodes} x {train.processes} ranks, {where}", lambda: check_machines(recipe))
     if recipe.cluster.ray.jobs_address is not None:
         yield _ray_jobs(recipe, recipe.cluster.ray.jobs_address)
+    submitted = submitted_stages(recipe.cluster)
+    if submitted:
+        yield _try("kubernetes", f"takes {', '.join(submitted)}", lambda: check_kubernetes(recipe))
 
 
 def _room(recipe: Recipe, workspace: Path) -> Iterator[Finding]:
@@ -67,7 +72,7 @@ def _room(recipe: Recipe, workspace: Path) -> Iterator[Finding]:
 
 
 def _ray_jobs(recipe: Recipe, address: str) -> Finding:
-    from jobs.ray_submission import asks_for_token
+    from jobs.launch.ray_jobs import asks_for_token
 
     finding = _try("ray jobs", "answers and lets us in", lambda: check_ray_jobs(recipe))
     if finding.well and not asks_for_token(address):

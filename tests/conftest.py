@@ -13,7 +13,8 @@ hypothesis.settings.load_profile("gptmill")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """With `-n 2 --dist loadgroup` a file's tests stay together, and so do those that share the whole tiny run."""
+    """With `-n 2 --dist loadgroup` a file's tests stay together, and so do those that share a run or a cluster."""
     for item in items:
-        whole = {"project", "whole"} & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("whole" if whole else str(item.path)))
+        fixtures = set(getattr(item, "fixturenames", ()))
+        shared = "whole" if {"project", "whole"} & fixtures else "ray nodes" if "ray_nodes" in fixtures else None
+        item.add_marker(pytest.mark.xdist_group(shared or str(item.path)))

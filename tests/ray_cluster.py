@@ -18,6 +18,7 @@ import requests
 
 START_SECONDS = 90
 OBJECT_STORE_BYTES = 80_000_000
+NODE_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "GLOO_SOCKET_IFNAME": "lo"}
 _ADDRESS = re.compile(r"--address='(127\.0\.0\.1:\d+)'")
 _DASHBOARD = re.compile(r"RAY_API_SERVER_ADDRESS='(http://127\.0\.0\.1:\d+)'")
 _STARTED = re.compile(r"Ray runtime started")
@@ -44,6 +45,16 @@ class RayCluster:
         token_file.write_text(self.token)
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file)}
         self.nodes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, nodes: int) -> None:
+        """So many nodes are up, the head in."""
+        if len(self.nodes) == nodes:
+            return
+        if not self.nodes:
+            self.start_head()
+        while len(self.nodes) < nodes:
+            self.start_node()
+        self.wait_until_ready()
 
     def start_head(self) -> None:
         """`address` and `jobs_address` are known when this returns."""
@@ -99,7 +110,7 @@ class RayCluster:
             self.nodes.append(
                 subprocess.Popen(
                     [sys.executable, "-c", _START, "start", "--block", "--disable-usage-stats", *options, *arguments],
-                    env={**os.environ, **self.environment},
+                    env={**os.environ, **self.environment, **NODE_ENVIRONMENT},
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
@@ -159,10 +170,7 @@ def ray_cluster(*, nodes: int) -> Iterator[RayCluster]:
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         cluster = RayCluster(Path(folder))
         try:
-            cluster.start_head()
-            for _ in range(nodes - 1):
-                cluster.start_node()
-            cluster.wait_until_ready()
+            cluster.start(nodes)
             yield cluster
         finally:
             cluster.stop()

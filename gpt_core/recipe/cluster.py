@@ -115,6 +115,29 @@ class Cluster(Section):
     )
 
     @model_validator(mode="after")
+    def _pods_can_be_made(self) -> Self:
+        sections = {"process": self.process.launcher, "ray": self.ray.launcher, "train": self.train.launcher}
+        submitted = [f"cluster.{name}.launcher" for name, launcher in sections.items() if launcher == "kubernetes"]
+        missing = [name for name in ("image", "claim") if getattr(self.kubernetes, name) is None]
+        if submitted and missing:
+            raise ValueError(f"cluster.kubernetes.{missing[0]}: must be given, as {submitted[0]} is kubernetes")
+        if self.train.launcher == "kubernetes" and (self.train.min_nodes or self.train.max_restarts):
+            field = "min_nodes" if self.train.min_nodes else "max_restarts"
+            raise ValueError(
+                f"cluster.train.{field}: the ranks of a TrainJob start once, and all of them; leave it out: "
+                "cluster.limits.retries says how often the stage is started again"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ray_train_has_jobs(self) -> Self:
+        if self.train.launcher == "ray" and self.ray.jobs_address is None:
+            raise ValueError(
+                "cluster.train.launcher=ray needs cluster.ray.jobs_address: http://HOST:8265 of the cluster's head"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _places_hold_no_secret(self) -> Self:
         for engine, settings in self.model_dump().items():
             for name, value in settings.items() if isinstance(settings, dict) else ():

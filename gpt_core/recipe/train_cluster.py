@@ -90,6 +90,10 @@ class TrainCluster(Section):
             raise ValueError(
                 f"cluster.train.nodes={self.nodes} needs cluster.train.rendezvous: HOST:PORT, or a hostfile"
             )
+        if self.launcher == "ray" and self.min_nodes is not None:
+            raise ValueError(
+                f"cluster.train.min_nodes={self.min_nodes}: Ray Train waits until there are all nodes; leave it out"
+            )
         if self.min_nodes is not None and self.min_nodes > self.nodes:
             raise ValueError(f"cluster.train.min_nodes={self.min_nodes} exceeds cluster.train.nodes={self.nodes}")
         if self.hostfile is not None and (self.rendezvous or self.min_nodes or self.max_restarts):

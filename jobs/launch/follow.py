@@ -13,17 +13,19 @@ error.json says why. SIGINT, SIGTERM and SIGKILL end this process alone; the job
 """
 
 import argparse
+import json
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, get_args
 
 from gpt_core.artifact import MANIFEST, utc_now
-from gpt_core.errors import GptmillError, PreemptedError, StageError, TransientError
+from gpt_core.errors import GptmillError, PreemptedError, StageError, TransientError, UserError
 from gpt_core.recipe_file import load_recipe
 from jobs.job import ERROR, RECIPE, end_with_error, end_with_runner
 from jobs.launch.spec import Handle, TargetName, submission_id
@@ -60,20 +62,23 @@ def attach_or_submit(target: Target, kind: TargetName, command: Sequence[str], o
     """The one job that makes the output now; its handle stands in `output`."""
     name = submission_id(output)
     while True:
-        last = target.latest(name)
+        with _answers():
+            last = target.latest(name)
         if last is not None and not last.ended:
-            print(f"attached to the {kind} job {last.name} ({last.native_id}), which is {last.state}", flush=True)
+            print(f"attached to the {kind} job {last.title}, which is {last.state}", flush=True)
             Handle(kind, last.name, last.native_id, utc_now()).write(output)
             return last
         attempt = next_name(name, last)
         (output / ERROR).unlink(missing_ok=True)
         try:
-            native_id = target.submit(attempt, command, output)
+            with _answers():
+                native_id = target.submit(attempt, command, output)
         except AlreadySubmittedError:
             continue
         Handle(kind, attempt, native_id, utc_now()).write(output)
-        print(f"submitted the {kind} job {attempt} ({native_id})", flush=True)
-        return Attempt(attempt, native_id, "pending")
+        submitted = Attempt(attempt, native_id, "pending")
+        print(f"submitted the {kind} job {submitted.title}", flush=True)
+        return submitted
 
 
 def next_name(name: str, last: Attempt | None) -> str:
@@ -88,25 +93,31 @@ def next_name(name: str, last: Attempt | None) -> str:
 def follow(target: Target, attempt: Attempt, output: Path) -> Attempt:
     """The job once it has ended; its log stands on stdout by then. A broken connection is taken up again.
 
-    Raises TransientError when the cluster no longer knows the job, or is silent for PATIENCE_SECONDS.
+    Raises TransientError when the cluster tells nothing of the job for PATIENCE_SECONDS; without an answer for so long
+    about an ended job's log, the log's end is given up.
     """
-    answered = time.monotonic()
+    silent_since: float | None = None
     while True:
+        now: Attempt | None = None
         try:
-            target.pass_on(attempt.native_id, output)
             now = target.look(attempt.native_id)
+            target.pass_on(attempt.native_id, output)
             if now.ended:
-                target.pass_on(attempt.native_id, output)
+                return now
         except OSError as error:
-            if time.monotonic() - answered > PATIENCE_SECONDS:
+            if now is not None and not now.ended:
+                silent_since = None
+            elif silent_since is None:
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since > PATIENCE_SECONDS:
+                if now is not None:
+                    return now
                 raise TransientError(
-                    f"the cluster has not answered for {PATIENCE_SECONDS:.0f} s ({error}); the job {attempt.name} may "
+                    f"the cluster has not answered for {PATIENCE_SECONDS:.0f} s ({error}); the job {attempt.title} may "
                     "go on: run again to attach to it"
                 ) from None
         else:
-            answered = time.monotonic()
-            if now.ended:
-                return now
+            silent_since = None
         time.sleep(POLL_SECONDS)
 
 
@@ -114,31 +125,48 @@ def outcome(attempt: Attempt, output: Path) -> int:
     """The exit code for an ended job that told its error itself. Raises StageError for one that could not."""
     if (output / MANIFEST).exists():
         return 0
-    if (output / ERROR).exists():
-        return attempt.exit_code or StageError.exit_code
-    told = f"the job {attempt.name} ({attempt.native_id})"
+    told = f"the job {attempt.title}"
     reason = f": {attempt.message}" if attempt.message else ""
+    if attempt.transient:
+        raise TransientError(f"{told} was lost{reason}")
+    if (output / ERROR).exists():
+        return told_code(output)
     if attempt.state == "succeeded":
         raise StageError(f"{told} ended well, but without a manifest: it has failed")
     if attempt.state == "stopped":
         raise StageError(f"{told} was stopped{reason}; run again to start it anew")
     if attempt.state == "lost":
         raise TransientError(f"the cluster knows {told} no more{reason}; run again")
-    if attempt.transient:
-        raise TransientError(f"{told} was lost{reason}")
     raise StageError(f"{told} failed{reason}")
+
+
+def told_code(output: Path) -> int:
+    """The exit code of the error that the job wrote down."""
+    kind = json.loads((output / ERROR).read_text(encoding="utf-8"))["kind"]
+    errors = {"user": UserError, "preempted": PreemptedError}
+    return errors.get(kind, StageError).exit_code
 
 
 def cancel_job(target: Target, name: str) -> None:
     """No job of that name runs."""
-    last = target.latest(name)
-    if last is None or last.ended:
-        print(f"no job {name} runs")
-        return
-    target.cancel(last.native_id)
-    while not target.look(last.native_id).ended:
-        time.sleep(POLL_SECONDS)
-    print(f"cancelled the job {last.name} ({last.native_id})")
+    with _answers():
+        last = target.latest(name)
+        if last is None or last.ended:
+            print(f"no job {name} runs")
+            return
+        target.cancel(last.native_id)
+        while not target.look(last.native_id).ended:
+            time.sleep(POLL_SECONDS)
+    print(f"cancelled the job {last.title}")
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Raises TransientError where the cluster's connection breaks."""
+    try:
+        yield
+    except OSError as error:
+        raise TransientError(f"the cluster does not answer ({error}); run again") from None
 
 
 def _detach(*_: object) -> NoReturn:

@@ -14,7 +14,7 @@ import yaml
 from gpt_core.errors import RecipeError
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Recipe
-from jobs.launch.claim import claim_mount
+from jobs.launch.manifests import claim_mount
 
 PORT = "29400"  # of the rendezvous, where the recipe names none
 RESUMABLE = 5  # exit code of a run that was interrupted and goes on from there

@@ -29,6 +29,11 @@ class Attempt:
         """Whether nothing runs any more."""
         return self.state not in ("pending", "running")
 
+    @property
+    def title(self) -> str:
+        """What people find it by: its name, and where the cluster has another one, that."""
+        return self.name if self.native_id == self.name else f"{self.name} ({self.native_id})"
+
 
 class Target(Protocol):
     """A cluster's job interface. What raises OSError is taken for a broken connection, and tried again."""
@@ -51,4 +56,13 @@ class Target(Protocol):
 
 def open_target(name: TargetName, cluster: Cluster) -> Target:
     """The cluster that the recipe means. Raises SetupError where it cannot be reached, and the way out."""
+    if name == "kubernetes":
+        from jobs.launch.kubernetes import KubernetesTarget
+
+        return KubernetesTarget(cluster)
+    if name == "ray":
+        from jobs.launch.ray_jobs import RayJobs, connect
+
+        assert cluster.ray.jobs_address is not None
+        return RayJobs(connect(cluster.ray.jobs_address), archive=cluster.archive is not None)
     raise NotImplementedError(name, cluster)

@@ -5,7 +5,6 @@ Where a test needs a job that is surely under way, another job holds all CPUs of
 """
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -14,12 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
-from ray_cluster import RayCluster, ray_cluster, wait_until
-from shards_job import ROOT, made, prepare, run_job, whole, write_dedup, write_tokenizer
+from ray_cluster import RayCluster, wait_until
+from ray_jobs import ROOT, STEP_SECONDS, end, jobs_of, spawn, statuses
+from shards_job import made, prepare, run_job, whole, write_dedup, write_tokenizer
 from stage_output import write_output
 
 from gpt_core.artifact import FileEntry
@@ -31,10 +29,7 @@ from jobs.launch.spec import LaunchSpec, submission_id
 from pipelines.plan import make_plan, resolve_paths
 
 pytestmark = pytest.mark.ray
-NODES = 3
 FILES = 36
-STEP_SECONDS = 90
-STARTED: list["subprocess.Popen[str]"] = []
 HOLD = """
 import sys, pathlib, ray, time
 ray.init(log_to_driver=False)
@@ -46,12 +41,6 @@ ray.get([one.is_up.remote() for one in held])
 pathlib.Path(sys.argv[2]).touch()
 time.sleep(600)
 """
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    with ray_cluster(nodes=NODES) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +64,6 @@ def at_home(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return made(output)
 
 
-@pytest.fixture(autouse=True)
-def ended() -> Iterator[None]:
-    """No process that a test started outlives it, however the test ends."""
-    yield
-    while STARTED:
-        process = STARTED.pop()
-        process.kill()
-        process.wait()
-
-
 def start(cluster: RayCluster, output: Path, inputs: dict[str, Path], **environment: str) -> "subprocess.Popen[str]":
     """A submitter of the job that makes `output`, with the cluster's token unless `environment` says otherwise."""
     if not output.exists():
@@ -94,62 +73,27 @@ def start(cluster: RayCluster, output: Path, inputs: dict[str, Path], **environm
     return spawn(command, environment or cluster.environment)
 
 
-def spawn(command: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "GPTMILL_"))}
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd="/",
-        env={**ours, "PYTHONPATH": str(ROOT), **environment},
-    )
-    STARTED.append(process)
-    return process
-
-
-def end(process: "subprocess.Popen[str]", code: int = 0) -> str:
-    """What the process said."""
-    said, _ = process.communicate(timeout=STEP_SECONDS)
-    assert process.returncode == code, said
-    return said
-
-
-def jobs_of(cluster: RayCluster, name: str) -> list[dict[str, Any]]:
-    """The Jobs API's list of the attempts at the job `name`, the first one first."""
-    headers = {"Authorization": f"Bearer {cluster.token}"}
-    answer = requests.get(f"{cluster.jobs_address}/api/jobs/", headers=headers, timeout=30).json()
-    found = [job for job in answer if (job["submission_id"] or "").startswith(name)]
-    return sorted(found, key=lambda job: job["submission_id"])
-
-
-def statuses(cluster: RayCluster, output: Path) -> list[tuple[str, str]]:
-    """Of every attempt: what its id adds to the stage's, and its status."""
-    name = submission_id(output)
-    return [(job["submission_id"].removeprefix(name), job["status"]) for job in jobs_of(cluster, name)]
-
-
-def stop(cluster: RayCluster, name: str) -> str:
-    command = [sys.executable, "-m", "jobs.ray_submission", "--address", cluster.jobs_address, "--id", name, "--stop"]
-    return end(spawn(command, cluster.environment))
+def follower(cluster: RayCluster, output: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Submits, follows or cancels by hand, what a recipe does not name."""
+    if not output.exists():
+        prepare(output, jobs_address=cluster.jobs_address)
+    command = [sys.executable, "-m", "jobs.launch.follow", "--target", "ray", "--output", str(output)]
+    return spawn([*command, *arguments], cluster.environment)
 
 
 @contextmanager
 def all_cpus_held(cluster: RayCluster, folder: Path) -> Iterator[None]:
     """Nothing that needs a CPU runs on the cluster inside the block."""
-    name = f"hold-{folder.name}"
-    output = folder / "hold"
-    output.mkdir()
-    options = ["--address", cluster.jobs_address, "--id", name, "--output", str(output)]
-    hold = [sys.executable, "-c", HOLD, str(len(cluster.nodes)), str(output / "up")]
-    holder = spawn([sys.executable, "-m", "jobs.ray_submission", *options, "--", *hold], cluster.environment)
-    wait_until((output / "up").exists, seconds=STEP_SECONDS)
+    output = folder / "holds" / "it"
+    hold = [sys.executable, "-c", HOLD, str(len(cluster.nodes)), str(folder / "up")]
+    holder, name = follower(cluster, output, "--", *hold), submission_id(output)
+    wait_until((folder / "up").exists, seconds=STEP_SECONDS)
     try:
         yield
     finally:
-        assert stop(cluster, name) == f"stopped the Ray job {name}\n"
-    assert f"the Ray job {name} was stopped; run again to start it anew" in end(holder, 1)
-    assert stop(cluster, name) == f"no Ray job {name} runs\n"
+        assert end(follower(cluster, output, "--cancel")) == f"cancelled the job {name}\n"
+    assert f"the job {name} was stopped; run again to start it anew" in end(holder, 3)
+    assert end(follower(cluster, output, "--cancel")) == f"no job {name} runs\n"
 
 
 def require_no_token(cluster: RayCluster, *places: Path, said: str = "") -> None:
@@ -165,7 +109,7 @@ def test_submitted_to_three_nodes_it_gives_the_bytes_of_a_laptop(
     output = tmp_path / "shards" / "it"
     said = end(start(cluster, output, inputs))
     assert made(output) == at_home
-    assert f"submitted the Ray job {submission_id(output)}\n" in said
+    assert f"submitted the ray job {submission_id(output)}\n" in said
     assert "Running entrypoint" in said
     assert end(start(cluster, output, inputs)) == f"{output} is whole already\n"
     assert statuses(cluster, output) == [("", "SUCCEEDED")]
@@ -184,9 +128,9 @@ def test_submitted_again_while_it_runs_it_is_attached_to(
         submitters.append(start(cluster, output, inputs))
         assert submitters[2].stdout is not None
         line = submitters[2].stdout.readline()
-        assert line == f"attached to the Ray job {submission_id(output)}, which is running\n"
+        assert line == f"attached to the ray job {submission_id(output)}, which is running\n"
     said = [end(submitter) for submitter in submitters]
-    assert sum("submitted the Ray job" in text for text in said) == 1
+    assert sum("submitted the ray job" in text for text in said) == 1
     assert all("Running entrypoint" in text for text in said)
     assert statuses(cluster, output) == [("", "SUCCEEDED")]
     assert made(output) == at_home
@@ -198,7 +142,6 @@ def test_killed_and_interrupted_runs_leave_the_job_and_the_next_one_attaches(
     """Through `gptmill run`, with inputs made by hand."""
     recipe, output = a_recipe(cluster, inputs, tmp_path)
     run = [sys.executable, "-m", "pipelines", "run", str(recipe), "--only", "shards"]
-    name = submission_id(output)
     with all_cpus_held(cluster, tmp_path):
         killed = spawn(run, cluster.environment)
         wait_until(lambda: statuses(cluster, output) == [("", "RUNNING")], seconds=STEP_SECONDS)
@@ -206,12 +149,11 @@ def test_killed_and_interrupted_runs_leave_the_job_and_the_next_one_attaches(
         said = killed.communicate()[0]
 
         interrupted = spawn(run, cluster.environment)
-        wait_until(lambda: "attached to the Ray job" in (output / "log.txt").read_text(), seconds=STEP_SECONDS)
+        wait_until(lambda: "attached to the ray job" in (output / "log.txt").read_text(), seconds=STEP_SECONDS)
         interrupted.send_signal(signal.SIGINT)
         said += end(interrupted, 130)
-        assert "its Ray job goes on; run again to attach, or stop it:\n" in said
-        assert f"-m jobs.ray_submission --address {cluster.jobs_address} --id {name} --stop\n" in said
-        assert "detached; the Ray job, once submitted, goes on\n" in (output / "log.txt").read_text()
+        assert f"-m jobs.launch.follow --target ray --output {output} --cancel\n" in said
+        assert "detached; the job, once submitted, goes on\n" in (output / "log.txt").read_text()
         assert statuses(cluster, output) == [("", "RUNNING")]
     said += end(spawn(run, cluster.environment))
     assert whole(output).manifest.stage == "shards"
@@ -296,7 +238,7 @@ def test_a_job_that_fails_brings_its_own_error_and_makes_way(
     (tmp_path / "tokenizer").mkdir()
     without = {**inputs, "tokenizer": write_output(tmp_path / "tokenizer", "tokenizer").root}
     output = tmp_path / "shards" / "it"
-    said = end(start(cluster, output, without), 1)
+    said = end(start(cluster, output, without), 3)
     assert "error: " in said
     assert "the manifest lists no tokenizer.json" in said
     assert json.loads((output / "error.json").read_text())["kind"] == "stage"
@@ -309,35 +251,53 @@ def test_a_job_that_fails_brings_its_own_error_and_makes_way(
 
 
 def test_a_command_that_tells_no_error_is_told_by_its_job(cluster: RayCluster, tmp_path: Path) -> None:
-    def submit(name: str, *command: str) -> "subprocess.Popen[str]":
-        output = tmp_path / name
-        output.mkdir(exist_ok=True)
-        options = ["--address", cluster.jobs_address, "--id", name, "--output", str(output)]
-        return spawn([sys.executable, "-m", "jobs.ray_submission", *options, "--", *command], cluster.environment)
-
-    failing, ending = submit("failing", "sh", "-c", "exit 3"), submit("ending", "echo", "a  b", "$HOME")
-    said = end(failing, 1)
-    assert "error: the Ray job failing failed: Job entrypoint command failed with exit code 3\n" in said
-    said = end(ending, 1)
+    failing, ending = tmp_path / "it" / "failing", tmp_path / "it" / "ending"
+    both = (
+        follower(cluster, failing, "--", "sh", "-c", "exit 3"),
+        follower(cluster, ending, "--", "echo", "a  b", "$HOME"),
+    )
+    said, name = end(both[0], 3), submission_id(failing)
+    assert f"error: the job {name} failed: Job entrypoint command failed with exit code 3\n" in said
+    said, name = end(both[1], 3), submission_id(ending)
     assert "\na  b $HOME\n" in said
-    assert "error: the Ray job ending ended without a manifest" in said
-    assert "submitted the Ray job ending-2\n" in end(submit("ending", "true"), 1)  # Ray's word counts for nothing
+    assert f"error: the job {name} ended well, but without a manifest: it has failed\n" in said
+    again = follower(cluster, ending, "--", "true")  # Ray's word counts for nothing
+    assert f"submitted the ray job {name}-2\n" in end(again, 3)
+
+
+def test_with_an_archive_the_job_runs_under_the_python_that_ray_was_started_with(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    output = tmp_path / "it" / "packed"
+    prepare(output, jobs_address=cluster.jobs_address)
+    recipe = json.loads((output / "recipe.json").read_text())
+    recipe["cluster"]["archive"] = "gptmill.tar.gz"
+    (output / "recipe.json").write_text(json.dumps(recipe))
+    end(follower(cluster, output, "--", sys.executable, "-c", "print('it ran')"), 3)
+    (job,) = jobs_of(cluster, submission_id(output))
+    assert job["entrypoint"].startswith("python -c ")  # the first on the PATH of the nodes
+    assert "PYTHONPATH" not in job["runtime_env"]["env_vars"]
 
 
 def test_a_cluster_that_forgot_the_job_or_is_gone_is_told(cluster: RayCluster, tmp_path: Path) -> None:
-    """The last test: it takes the cluster down."""
-    follow = "import jobs.ray_submission as it; it.PATIENCE_SECONDS = 1; it._follow(it.connect({!r}), {!r})"
-    lost = spawn([sys.executable, "-c", follow.format(cluster.jobs_address, "gone")], cluster.environment)
-    assert "knows the Ray job gone no more: its head was restarted; run again" in end(lost, 1)
+    """Takes the cluster down."""
+    target = f"open_target('ray', Cluster(ray=RayCluster(jobs_address={cluster.jobs_address!r})))"
+    ask = f"""
+from gpt_core.recipe import Cluster, RayCluster
+from jobs.launch.target import open_target
+target = {target}
+print(target.latest("gone"), target.look("gone").state, target.pass_on("gone", None))
+"""
+    assert end(spawn([sys.executable, "-c", ask], cluster.environment)) == "None lost None\n"
 
-    name = f"hold-{tmp_path.name}"
-    options = ["--address", cluster.jobs_address, "--id", name, "--output", str(tmp_path), "--", "sleep", "600"]
-    submit = "import sys, jobs.ray_submission as it; it.PATIENCE_SECONDS = 1; it.main(sys.argv[1:])"
+    output = tmp_path / "it" / "sleeping"
+    prepare(output, jobs_address=cluster.jobs_address)
+    options = ["--target", "ray", "--output", str(output), "--", "sleep", "600"]
+    submit = "import sys, jobs.launch.follow as it; it.PATIENCE_SECONDS = 1; it.main(sys.argv[1:])"
     submitter = spawn([sys.executable, "-c", submit, *options], cluster.environment)
-    wait_until(lambda: [job["status"] for job in jobs_of(cluster, name)] == ["RUNNING"], seconds=STEP_SECONDS)
+    wait_until(lambda: statuses(cluster, output) == [("", "RUNNING")], seconds=STEP_SECONDS)
     require_no_token(cluster, *(path for path in cluster.folder.iterdir() if path.is_dir()))
     started = time.monotonic()
     cluster.stop()
-    said = end(submitter, 1)
-    assert f"the Ray job {name} may go on: run again to attach to it" in said
+    assert f"the job {submission_id(output)} may go on: run again to attach to it" in end(submitter, 3)
     assert time.monotonic() - started < 30

@@ -59,14 +59,23 @@ def test_a_hostfile_starts_the_ranks_of_all_machines_from_one() -> None:
 
 def test_a_jobs_address_submits_what_would_run_here_and_nothing_else() -> None:
     cluster = Cluster(ray=RayCluster(jobs_address=ADDRESS))
-    submission = [sys.executable, "-m", "jobs.ray_submission", "--address", "http://head:8265", "--id"]
-    name = "gptmill-shards-0123456789ab-720be3"
-    assert native_command(spec("ray"), cluster) == [
-        *[*submission, name, "--output", "/w/shards/0123456789ab", "--"],
-        *[sys.executable, "-m", "jobs.it", *JOB],
+    follower = [sys.executable, "-m", "jobs.launch.follow", "--target", "ray", "--output", "/w/shards/0123456789ab"]
+    assert native_command(spec("ray"), cluster) == [*follower, "--", sys.executable, "-m", "jobs.it", *JOB]
+    assert stop_command(spec("ray"), cluster) == [*follower, "--cancel"]
+    for engine in ("spark", "python", "deepspeed"):
+        assert native_command(spec(engine), cluster) == native_command(spec(engine), Cluster())
+
+
+def test_ray_train_is_a_job_there_that_starts_the_ranks_itself() -> None:
+    cluster = Cluster(ray=RayCluster(jobs_address=ADDRESS), train=TrainCluster(launcher="ray", nodes=4, processes=8))
+    follower = [sys.executable, "-m", "jobs.launch.follow", "--target", "ray", "--output", "/w/shards/0123456789ab"]
+    assert native_command(spec("deepspeed"), cluster) == [
+        *[*follower, "--", sys.executable, "-m", "jobs.ray_train", "jobs.it", *JOB]
     ]
-    assert stop_command(spec("ray"), cluster) == [*submission, name, "--stop"]
-    assert native_command(spec("spark"), cluster) == native_command(spec("spark"), Cluster())
+    with pytest.raises(ValueError, match=r"launcher=ray needs cluster\.ray\.jobs_address"):
+        Cluster(train=TrainCluster(launcher="ray"))
+    with pytest.raises(ValueError, match="min_nodes=2: Ray Train waits until there are all nodes; leave it out"):
+        TrainCluster(launcher="ray", nodes=4, min_nodes=2)
 
 
 def test_a_job_has_one_name_in_one_workspace_and_another_in_the_next() -> None:

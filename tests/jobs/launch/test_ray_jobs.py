@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shards_job import ROOT
+from shards_job import ROOT, prepare
 
 from gpt_core.errors import SetupError
-from jobs.ray_submission import _token_source, asks_for_token
+from jobs.launch.ray_jobs import _token_source, asks_for_token
 
 
 @pytest.fixture
@@ -37,16 +37,15 @@ def test_a_server_that_is_no_ray_is_told_apart(some_server: str) -> None:
 
 
 def test_a_silent_address_exits_2_and_error_json_says_the_same(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs.ray_submission", "--address", "http://127.0.0.1:9", "--id", "it"]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path), "--", "true"], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    prepare(tmp_path, jobs_address="http://127.0.0.1:9")
+    command = [sys.executable, "-m", "jobs.launch.follow", "--target", "ray", "--output", str(tmp_path)]
+    done = subprocess.run([*command, "--", "true"], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert '"kind": "user"' in (tmp_path / "error.json").read_text()
-    assert subprocess.run([*command, "--stop"], capture_output=True, check=False, cwd=ROOT).returncode == 2
+    assert subprocess.run([*command, "--cancel"], capture_output=True, check=False, cwd=ROOT).returncode == 2
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert (done.returncode, "give --output and, behind --, the command; or --stop" in done.stderr) == (2, True)
+    assert (done.returncode, "give the command behind --, or --cancel" in done.stderr) == (2, True)
 
 
 def test_ray_takes_its_token_from_a_variable_a_file_or_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

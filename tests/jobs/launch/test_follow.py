@@ -1,0 +1,253 @@
+"""One job a stage, whoever follows it, and however often: a cluster whose jobs are processes of this machine."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gpt_core.artifact import MANIFEST
+from gpt_core.errors import StageError, TransientError
+from jobs.job import ERROR
+from jobs.launch import follow as follower
+from jobs.launch.follow import _cancel, attach_or_submit, follow, outcome
+from jobs.launch.spec import read_handle, submission_id
+from jobs.launch.target import AlreadySubmittedError, Attempt, Target
+
+RUN = """
+out=$1; shift
+echo $$ >"$out/pid"
+"$@" >"$out/log" 2>&1
+echo $? >"$out/draft"; mv "$out/draft" "$out/code"
+"""
+
+
+@dataclass
+class Processes:
+    """A Target: a folder a job. While `folder`/cut exists the cluster does not answer."""
+
+    folder: Path
+    passed: int = 0
+
+    def latest(self, name: str) -> Attempt | None:
+        found = sorted(self.folder.glob(f"{name}*"), key=lambda path: (len(path.name), path.name))
+        return self.look(found[-1].name) if found else None
+
+    def submit(self, attempt: str, command: Sequence[str], output: Path) -> str:  # noqa: ARG002
+        job = self.folder / attempt
+        try:
+            job.mkdir()
+        except FileExistsError:
+            raise AlreadySubmittedError(attempt) from None
+        subprocess.Popen(["sh", "-c", RUN, "sh", str(job), *command], start_new_session=True)
+        return attempt
+
+    def look(self, native_id: str) -> Attempt:
+        self._answer()
+        job = self.folder / native_id
+        if not job.exists():
+            return Attempt(native_id, native_id, "lost")
+        if (job / "stopped").exists():
+            return Attempt(native_id, native_id, "stopped")
+        if not (job / "code").exists():
+            return Attempt(native_id, native_id, "running")
+        code = int((job / "code").read_text())
+        return Attempt(native_id, native_id, "failed" if code else "succeeded", message=f"exit code {code}")
+
+    def pass_on(self, native_id: str, output: Path) -> None:  # noqa: ARG002
+        self._answer()
+        log = self.folder / native_id / "log"
+        text = log.read_text() if log.exists() else ""
+        print(text[self.passed :], end="")
+        self.passed = len(text)
+
+    def cancel(self, native_id: str) -> None:
+        (self.folder / native_id / "stopped").touch()
+        os.killpg(int((self.folder / native_id / "pid").read_text()), signal.SIGTERM)
+
+    def _answer(self) -> None:
+        if (self.folder / "cut").exists():
+            raise ConnectionError("nobody answers")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "PATIENCE_SECONDS", 0.4)
+    monkeypatch.setattr(follower, "POLL_SECONDS", 0.02)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    place = tmp_path / "shards" / "0123456789ab"
+    place.mkdir(parents=True)
+    return place
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Path:
+    (tmp_path / "cluster").mkdir()
+    return tmp_path / "cluster"
+
+
+def run(target: Target, output: Path, *command: str) -> int:
+    """What `main` does with a target."""
+    return outcome(follow(target, attach_or_submit(target, "slurm", command, output), output), output)
+
+
+def start(cluster: Path, output: Path, *command: str) -> multiprocessing.process.BaseProcess:
+    """A process that does the same."""
+
+    def enter() -> None:
+        sys.exit(run(Processes(cluster), output, *command))
+
+    process = multiprocessing.get_context("fork").Process(target=enter)
+    process.start()
+    return process
+
+
+def making(output: Path, *, when: Path | None = None) -> list[str]:
+    """A job that tells that it runs, waits for the file `when`, and is whole in the end."""
+    wait = f'until [ -e "{when}" ]; do sleep 0.02; done; ' if when else ""
+    return ["sh", "-c", f'echo begun; echo . >>"{output}/ran"; {wait}echo done; echo "{{}}" >"{output}/{MANIFEST}"']
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.01)
+
+
+def test_of_eight_that_come_at_once_one_submits_and_all_end_well(
+    cluster: Path, output: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gate = output / "gate"
+    eight = [start(cluster, output, *making(output, when=gate)) for _ in range(8)]
+    wait_for(output / "ran")
+    gate.touch()
+    for one in eight:
+        one.join()
+    assert [one.exitcode for one in eight] == [0] * 8
+    assert (output / "ran").read_text() == ".\n"
+    said, name = capfd.readouterr().out, submission_id(output)
+    assert said.count(f"submitted the slurm job {name}\n") == 1
+    assert said.count(f"attached to the slurm job {name}, which is ") == 7
+
+
+def test_killed_behind_its_submission_it_leaves_a_handle_and_the_next_one_attaches(
+    cluster: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = output / "gate"
+    first = start(cluster, output, *making(output, when=gate))
+    wait_for(output / "handle.json")
+    first.kill()
+    first.join()
+    handle = read_handle(output)
+    assert handle is not None
+    assert (handle.target, handle.name, handle.native_id) == ("slurm", submission_id(output), submission_id(output))
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(run, Processes(cluster), output, "never", "run")
+        gate.touch()
+        assert second.result() == 0
+    assert (output / "ran").read_text() == ".\n"
+    assert capsys.readouterr().out.endswith("which is running\nbegun\ndone\n")
+
+
+def test_success_without_a_manifest_is_a_failure_and_makes_way(cluster: Path, output: Path) -> None:
+    name = submission_id(output)
+    with pytest.raises(StageError, match=f"the job {name} ended well, but without a manifest: it has failed"):
+        run(Processes(cluster), output, "true")
+    with pytest.raises(StageError, match=f"the job {name}-2 failed: exit code 7"):
+        run(Processes(cluster), output, "sh", "-c", "exit 7")
+    assert run(Processes(cluster), output, *making(output)) == 0
+    assert read_handle(output).name == f"{name}-3"  # type: ignore[union-attr]
+
+
+def test_a_job_that_told_its_error_gives_the_exit_code_of_that_error(cluster: Path, output: Path) -> None:
+    told = {"user": 2, "preempted": 5, "stage": 3, "transient": 3}
+    for kind in told:
+        error = json.dumps({"kind": kind, "message": "it"})
+        assert run(Processes(cluster), output, "sh", "-c", f"echo '{error}' >{output / ERROR}; exit 1") == told[kind]
+
+
+def test_a_cancelled_job_ends_and_is_told_from_a_failed_one(
+    cluster: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = submission_id(output)
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(run, Processes(cluster), output, *making(output, when=output / "never"))
+        wait_for(output / "ran")
+        _cancel(Processes(cluster), name)
+        with pytest.raises(StageError, match=f"the job {name} was stopped; run again to start it anew"):
+            following.result()
+    _cancel(Processes(cluster), name)
+    said = capsys.readouterr().out
+    assert f"cancelled the job {name}\n" in said
+    assert said.endswith(f"no job {name} runs\n")
+    assert not (output / MANIFEST).exists()
+
+
+def test_a_job_that_the_cluster_forgot_is_lost_and_may_be_tried_again(cluster: Path, output: Path) -> None:
+    with pytest.raises(TransientError, match="the cluster knows the job it-2 no more; run again"):
+        outcome(follow(Processes(cluster), Attempt("it-2", "it-2", "running"), output), output)
+
+
+def test_a_short_silence_is_sat_out_and_the_log_goes_on_where_it_stopped(
+    cluster: Path, output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "PATIENCE_SECONDS", 20)
+    gate, said = output / "gate", ""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(run, Processes(cluster), output, *making(output, when=gate))
+        deadline = time.monotonic() + 20
+        while "begun" not in said and time.monotonic() < deadline:
+            said += capsys.readouterr().out
+        (cluster / "cut").touch()
+        gate.touch()
+        wait_for(cluster / submission_id(output) / "code")
+        (cluster / "cut").unlink()
+        assert following.result() == 0
+    assert (said + capsys.readouterr().out).endswith("begun\ndone\n")
+
+
+def test_a_long_silence_is_told_and_leaves_the_job_alone(cluster: Path, output: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(run, Processes(cluster), output, *making(output, when=output / "gate"))
+        wait_for(output / "ran")
+        (cluster / "cut").touch()
+        with pytest.raises(TransientError, match=r"not answered for 0 s \(nobody answers\).* may go on: run again"):
+            following.result()
+        with pytest.raises(TransientError, match=r"the cluster does not answer \(nobody answers\); run again"):
+            run(Processes(cluster), output, "never", "run")
+        (cluster / "cut").unlink()
+        (output / "gate").touch()
+        assert run(Processes(cluster), output, "never", "run") == 0
+    assert (output / "ran").read_text() == ".\n"
+
+
+class LateBreak(Processes):
+    """Its log's connection breaks once, after more than anybody's patience."""
+
+    broken = False
+
+    def pass_on(self, native_id: str, output: Path) -> None:
+        if not self.broken:
+            self.broken = True
+            time.sleep(1)
+            raise ConnectionError("it broke")
+        super().pass_on(native_id, output)
+
+
+def test_a_connection_that_breaks_after_hours_is_taken_up_again(
+    cluster: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(LateBreak(cluster), output, *making(output)) == 0
+    assert capsys.readouterr().out.endswith("begun\ndone\n")
