@@ -28,6 +28,8 @@ from jobs.ray_context import last_line, ray_context
 if TYPE_CHECKING:
     from ray.train import TrainingFailedError
 
+    from jobs.ray_ranks import RanksOfAMachine
+
 
 def main(argv: list[str] | None = None) -> None:
     """The training has ended with a manifest; else the exit code is that of the error that error.json tells."""
@@ -64,22 +66,38 @@ def _parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, list[s
 def _train(train: TrainCluster, command: Sequence[str], output: Path) -> None:
     """The ranks have ended well. Raises PreemptedError, TransientError or StageError."""
     import ray
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    from ray.train import TrainingFailedError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from jobs.ray_ranks import RanksOfAMachine, StopRequest, run_ranks
+    from jobs.ray_ranks import RanksOfAMachine, StopRequest
 
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     stop = ray.remote(num_cpus=0)(StopRequest).options(scheduling_strategy=here).remote()
     asked = _pass_on_sigterm(stop, output)
     resources = resources_of_a_machine(train, gpus=ray.cluster_resources().get("GPU", 0) > 0)
     print(f"Ray Train: {train.nodes} machine(s) with {resources} each", flush=True)
+    try:
+        code = _run(train, resources, RanksOfAMachine(command=command, processes=train.processes, stop=stop))
+    except TrainingFailedError as error:
+        if not asked.is_set():
+            raise _failure(error) from None
+        code = PreemptedError.exit_code
+    if code == PreemptedError.exit_code:
+        raise PreemptedError("SIGTERM stopped it; the same command goes on behind its last checkpoint")
+
+
+def _run(train: TrainCluster, resources: dict[str, float], ranks: "RanksOfAMachine") -> int:
+    """What `run_ranks` returned on the first machine. Raises TrainingFailedError."""
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer would meet beside our ranks
+
+    from jobs.ray_ranks import run_ranks
+
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     with tempfile.TemporaryDirectory() as storage:  # Ray Train writes two small files there, and no checkpoint
         trainer = DataParallelTrainer(
             run_ranks,
-            train_loop_config=dict(RanksOfAMachine(command=command, processes=train.processes, stop=stop)),
+            train_loop_config=dict(ranks),
             scaling_config=ScalingConfig(
                 num_workers=train.nodes,
                 use_gpu="GPU" in resources,
@@ -87,20 +105,13 @@ def _train(train: TrainCluster, command: Sequence[str], output: Path) -> None:
                 placement_strategy="STRICT_SPREAD",
             ),
             run_config=RunConfig(
-                name=output.name,
                 storage_path=storage,
                 failure_config=FailureConfig(max_failures=train.max_restarts),
                 logging_config=LoggingConfig(log_level="WARNING"),
             ),
         )
-        try:
-            code = trainer.fit().return_value
-        except TrainingFailedError as error:
-            if not asked.is_set():
-                raise _failure(error) from None
-            code = PreemptedError.exit_code
-    if code == PreemptedError.exit_code:
-        raise PreemptedError("SIGTERM stopped it; the same command goes on behind its last checkpoint")
+        code: int = trainer.fit().return_value
+        return code
 
 
 def _pass_on_sigterm(stop: Any, output: Path) -> threading.Event:
