@@ -17,6 +17,7 @@ from pipelines.checks import check_labels, check_model, check_ray_jobs, prepare_
 from pipelines.java import java_problem
 from pipelines.machines import check_machines
 from pipelines.plan import make_plan
+from pipelines.spark_check import check_spark
 
 ENGINES = ("pyspark", "ray", "torch", "deepspeed", "mlflow", "pyarrow")
 NEEDED_MEMORY_BYTES = 6 * 2**30  # what the demo may take
@@ -69,6 +70,8 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
     if recipe.finetune is not None and recipe.finetune.model is not None:
         yield _try("model", "can be fine-tuned", lambda: check_model(recipe))
     yield _try("tracking", "answers", lambda: _check_tracking(recipe))
+    if recipe.corpus is not None and recipe.cluster.spark.manager != "local":
+        yield _try("spark", "", lambda: check_spark(recipe))
     train = recipe.cluster.train
     if train.nodes > 1 or train.hostfile is not None:
         where = train.hostfile or train.rendezvous
@@ -95,7 +98,7 @@ def _check_tracking(recipe: Recipe) -> None:
 
 def _try(subject: str, well: str, check: Callable[[], object]) -> Finding:
     try:
-        check()
+        found = check()
     except GptmillError as error:
         return Finding(subject, False, str(error))
-    return Finding(subject, True, well)
+    return Finding(subject, True, found if isinstance(found, str) else well)

@@ -1,0 +1,230 @@
+"""clean and dedup with their driver on a cluster: spark-submit in cluster mode, to YARN or Kubernetes.
+
+spark-submit returns once the cluster has the driver, and says nothing of its end; has it ended, it may be called well
+without being so. The manifest tells.
+
+- Kubernetes: the driver is a pod of the attempt's name, and the API takes a name once. kubectl looks after it.
+- YARN: the application has the attempt's name and the job's as a tag. YARN takes a name twice; the runner's lease, and
+  the job's lock on its output, keep two apart. The command `yarn` looks after it; it has the log once all has ended.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from gpt_core.errors import SetupError, StageError
+from gpt_core.recipe import Cluster
+from jobs.launch.manifests import INSTANCE
+from jobs.launch.spec import submission_id
+from jobs.launch.target import AlreadySubmittedError, Attempt, Target
+from jobs.spark_conf import SCRATCH, spark_conf, spark_home, write_pod_template
+
+ANSWER_SECONDS = 30
+State = Literal["pending", "running", "succeeded", "failed", "stopped", "lost"]
+_YARN_STATES: dict[str, State] = {
+    **dict.fromkeys(("NEW", "NEW_SAVING", "SUBMITTED", "ACCEPTED"), "pending"),
+    "RUNNING": "running",
+    "FAILED": "failed",
+    "KILLED": "stopped",
+}
+_PHASES: dict[str, State] = {
+    "Pending": "pending",
+    "Running": "running",
+    "Unknown": "running",  # its node is silent
+    "Succeeded": "succeeded",
+    "Failed": "failed",
+}
+
+
+def open_spark(cluster: Cluster) -> Target:
+    """The cluster of `cluster.spark.master`. Raises SetupError where a command that it takes is missing."""
+    target, tool = (_Pods, "kubectl") if cluster.spark.manager == "kubernetes" else (_Yarn, "yarn")
+    if shutil.which(tool) is None:
+        raise SetupError(f"cluster.spark.master={cluster.spark.master}: {tool} is not on PATH; install it here")
+    return target(cluster)
+
+
+def submission(cluster: Cluster, attempt: str, command: Sequence[str], output: Path) -> list[str]:
+    """The spark-submit command for the driver that runs `command`: python -m MODULE ARGUMENTS."""
+    _, _, module, *arguments = command
+    spark, job = cluster.spark, submission_id(output)
+    conf = spark_conf(cluster, output)
+    main = str(_main_file(module, output))
+    if spark.manager == "kubernetes":
+        main = f"local://{main}"  # in the pod, on the claim
+        conf |= {
+            "spark.kubernetes.driver.pod.name": attempt,
+            f"spark.kubernetes.driver.label.{INSTANCE}": job,
+            "spark.kubernetes.submission.waitAppCompletion": "false",
+            "spark.kubernetes.driverEnv.PYTHONSAFEPATH": "1",
+        }
+    else:
+        conf |= {
+            "spark.yarn.tags": job,
+            "spark.yarn.submit.waitAppCompletion": "false",
+            "spark.yarn.maxAppAttempts": "1",  # the runner retries
+            "spark.yarn.appMasterEnv.PYTHONSAFEPATH": "1",
+        }
+    settings = [word for key, value in conf.items() for word in ("--conf", f"{key}={value}")]
+    where = ["--master", spark.master, "--deploy-mode", "cluster", "--name", attempt]
+    return [str(spark_home() / "bin/spark-submit"), *where, *settings, main, *arguments]
+
+
+def kubectl(cluster: Cluster, *arguments: str) -> list[str]:
+    """The kubectl command for the cluster and namespace where Spark's pods are."""
+    pods = cluster.kubernetes
+    context = ["--context", pods.context] if pods.context is not None else []
+    server = ["--server", cluster.spark.master.removeprefix("k8s://")]
+    return ["kubectl", *context, *server, "--namespace", pods.namespace, "--request-timeout=10s", *arguments]
+
+
+class _Pods:
+    """Drivers as pods."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.lines: dict[str, int] = {}  # of each log that stdout has
+
+    def latest(self, name: str) -> Attempt | None:
+        found = json.loads(self._run("get", "pods", "--selector", f"{INSTANCE}={name}", "--output", "json"))
+        return _last([_of_pod(pod) for pod in found["items"]], name)
+
+    def submit(self, attempt: str, command: Sequence[str], output: Path) -> str:
+        _submit(self.cluster, attempt, command, output)
+        return attempt
+
+    def look(self, native_id: str) -> Attempt:
+        told = self._run("get", "pod", native_id, "--ignore-not-found", "--output", "json")
+        return _of_pod(json.loads(told)) if told else Attempt(native_id, native_id, "lost")
+
+    def pass_on(self, native_id: str, output: Path) -> None:  # noqa: ARG002  the protocol's
+        command = kubectl(self.cluster, "logs", "--follow", native_id)
+        command.remove("--request-timeout=10s")
+        seen = self.lines.get(native_id, 0)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as log:
+            assert log.stdout is not None
+            for number, line in enumerate(log.stdout, start=1):  # from its beginning, each time
+                if number > seen:
+                    print(line, end="", flush=True)
+                    self.lines[native_id] = number
+
+    def cancel(self, native_id: str) -> None:
+        self._run("delete", "pod", native_id, "--ignore-not-found", "--wait=false")
+
+    def _run(self, *arguments: str) -> str:
+        return _ask(kubectl(self.cluster, *arguments))
+
+
+class _Yarn:
+    """Drivers as YARN applications."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.told: set[str] = set()  # whose log stdout has
+
+    def latest(self, name: str) -> Attempt | None:
+        table = _ask(["yarn", "application", "-list", "-appStates", "ALL", "-appTags", name])
+        rows = ([cell.strip() for cell in line.split("\t")] for line in table.splitlines())
+        return _last([_of_application(*row[:2], *row[5:7]) for row in rows if row[0].startswith("application_")], name)
+
+    def submit(self, attempt: str, command: Sequence[str], output: Path) -> str:
+        _submit(self.cluster, attempt, command, output)
+        found = self.latest(submission_id(output))
+        if found is None or found.name != attempt:
+            raise StageError(f"spark-submit ended well, but YARN has no application {attempt}")
+        return found.native_id
+
+    def look(self, native_id: str) -> Attempt:
+        try:
+            report = _ask(["yarn", "application", "-status", native_id])
+        except _UnknownError:
+            return Attempt(native_id, native_id, "lost")
+        fields = dict(re.findall(r"^\s+([\w-]+) : (.*)$", report, re.MULTILINE))
+        return _of_application(
+            native_id, fields["Application-Name"], fields["State"], fields["Final-State"], fields.get("Diagnostics", "")
+        )
+
+    def pass_on(self, native_id: str, output: Path) -> None:  # noqa: ARG002  the protocol's
+        if native_id in self.told or not self.look(native_id).ended:
+            return
+        self.told.add(native_id)
+        command = ["yarn", "logs", "-applicationId", native_id, "-am", "1", "-log_files", "stderr,stdout"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # there may be no log
+        print(done.stdout, end="", flush=True)
+
+    def cancel(self, native_id: str) -> None:
+        _ask(["yarn", "application", "-kill", native_id])
+
+
+class _UnknownError(Exception):
+    """The cluster knows no such job."""
+
+
+def _submit(cluster: Cluster, attempt: str, command: Sequence[str], output: Path) -> None:
+    """The cluster has the driver. Raises AlreadySubmittedError; StageError if it is refused."""
+    source = find_spec(command[2])
+    assert source is not None
+    assert source.origin is not None
+    write_pod_template(cluster, output)
+    main = _main_file(command[2], output)
+    main.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source.origin, main)
+    done = subprocess.run(submission(cluster, attempt, command, output), capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return
+    if "AlreadyExists" in done.stderr or f'"{attempt}" already exists' in done.stderr:
+        raise AlreadySubmittedError
+    reasons = [line for line in done.stderr.splitlines() if "Exception" in line or "rror" in line]
+    raise StageError(f"spark-submit exited {done.returncode}: {reasons[0].strip() if reasons else done.stderr[-500:]}")
+
+
+def _main_file(module: str, output: Path) -> Path:
+    """The job's own file, where a driver on any machine sees it: Spark runs a file and no module."""
+    return output / SCRATCH / f"{module.rpartition('.')[2]}.py"
+
+
+def _ask(command: Sequence[str]) -> str:
+    """What the command prints. Raises OSError where the cluster does not answer, _UnknownError where it has no such."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"{command[0]} took longer than {ANSWER_SECONDS} s") from None
+    if done.returncode == 0:
+        return done.stdout
+    told = done.stderr.strip() or done.stdout.strip()
+    if "doesn't exist in RM" in told:
+        raise _UnknownError(told)
+    raise ConnectionError(told.splitlines()[-1] if told else f"{command[0]} exited {done.returncode}")
+
+
+def _last(attempts: Sequence[Attempt], name: str) -> Attempt | None:
+    """The one with the highest number behind `name`."""
+    numbers = {one.name: int(one.name.removeprefix(name).lstrip("-") or 1) for one in attempts}
+    return max(attempts, key=lambda one: numbers[one.name], default=None)
+
+
+def _of_pod(pod: dict[str, Any]) -> Attempt:
+    name, status = pod["metadata"]["name"], pod["status"]
+    ended = [one["state"]["terminated"] for one in status.get("containerStatuses", ()) if "terminated" in one["state"]]
+    reasons = [status.get("reason"), *(one.get("reason") for one in ended), status.get("message")]
+    conditions = {one["type"]: one["status"] for one in status.get("conditions", ())}
+    return Attempt(
+        name,
+        name,
+        _PHASES[status.get("phase", "Pending")],
+        message=": ".join(reason for reason in reasons if reason and reason not in ("Error", "Completed")),
+        exit_code=ended[0]["exitCode"] if ended else None,
+        transient=conditions.get("DisruptionTarget") == "True",  # evicted, preempted, its node lost
+    )
+
+
+def _of_application(native_id: str, name: str, state: str, final: str, diagnostics: str = "") -> Attempt:
+    finals: dict[str, State] = {"SUCCEEDED": "succeeded", "KILLED": "stopped"}
+    told: State = finals.get(final, "failed") if state == "FINISHED" else _YARN_STATES[state]
+    machine_lost = re.search(r"exitCode: -10[02]\b", diagnostics) is not None  # lost with its node, or preempted
+    return Attempt(name, native_id, told, message=" ".join(diagnostics.split())[:300], transient=machine_lost)
