@@ -18,6 +18,7 @@ from gpt_core.recipe.cluster import mebibytes
 from jobs.launch.manifests import claim_mount
 
 SCRATCH = "spark-scratch"  # below the output folder; no manifest lists it
+CONTAINER = "spark"  # Spark's own, in every pod
 POD_TEMPLATE = f"{SCRATCH}/pod.json"
 UNPACKED = "environment"  # what an archive is called where a task runs
 _AUTHENTICATED = {"spark.authenticate": "true", "spark.network.crypto.enabled": "true"}
@@ -73,7 +74,7 @@ def write_pod_template(cluster: Cluster, output: Path) -> None:
         return
     secret = cluster.kubernetes.secret
     container: dict[str, Json] = {
-        "name": "spark",
+        "name": CONTAINER,
         **({"envFrom": [{"secretRef": {"name": secret}}]} if secret is not None else {}),
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }

@@ -8,7 +8,9 @@ from pathlib import Path
 from gpt_core.errors import InputError, SetupError, UserError
 from gpt_core.model.hf_config import LANGUAGE_MODEL, WEIGHTS, read_config, require_shape
 from gpt_core.recipe import Recipe
+from jobs.launch.manifests import submitted_stages
 from pipelines.java import java_problem
+from pipelines.kubernetes import check_kubernetes
 from pipelines.machines import check_machines
 from pipelines.plan import PlannedStage
 from pipelines.spark_check import OPEN_MASTER, check_spark
@@ -20,8 +22,8 @@ logger = logging.getLogger("gptmill")
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
     """The inputs of what will run are there; all that it needs can be used.
 
-    That is Java, Spark's master, Ray's Jobs API, the machines that train, the tokenizer, the labels, the model to
-    fine-tune and the remote shards.
+    That is Java, Spark's master, Ray's Jobs API, Kubernetes, the machines that train, the tokenizer, the labels, the
+    model to fine-tune and the remote shards.
     Raises UserError where not, and ArtifactError for a copy of the shards that is not whole.
     """
     require_inputs(plan)
@@ -41,6 +43,8 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):
         check_labels(recipe)
         check_model(recipe)
+    if submitted_stages(recipe.cluster).keys() & {planned.stage.name for planned in waiting}:
+        check_kubernetes(recipe)
     require_shards(recipe, plan)
     training = plan_training(recipe, plan)
     if training is not None:

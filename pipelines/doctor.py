@@ -13,8 +13,10 @@ import psutil
 
 from gpt_core.errors import GptmillError
 from gpt_core.recipe import Recipe
+from jobs.launch.manifests import submitted_stages
 from pipelines.checks import check_labels, check_model, check_ray_jobs, prepare_workspace
 from pipelines.java import java_problem
+from pipelines.kubernetes import check_kubernetes
 from pipelines.machines import check_machines
 from pipelines.plan import make_plan
 from pipelines.spark_check import check_spark
@@ -78,6 +80,9 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
         yield _try("machines", f"{train.nodes} x {train.processes} ranks, {where}", lambda: check_machines(recipe))
     if recipe.cluster.ray.jobs_address is not None:
         yield _ray_jobs(recipe, recipe.cluster.ray.jobs_address)
+    submitted = submitted_stages(recipe.cluster)
+    if submitted:
+        yield _try("kubernetes", f"takes {', '.join(submitted)}", lambda: check_kubernetes(recipe))
 
 
 def _ray_jobs(recipe: Recipe, address: str) -> Finding:

@@ -1,14 +1,16 @@
 """Can Spark run where the recipe says? What is found at once, before a driver waits for a cluster that is not there."""
 
 import os
-import shutil
-import subprocess
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gpt_core.errors import SetupError
 from gpt_core.recipe import Cluster, Recipe
-from jobs.launch.spark_submit import ANSWER_SECONDS, kubectl, open_spark
+from jobs.launch.kubectl import ANSWER_SECONDS, Kubectl, RefusedError
+from jobs.launch.spark_submit import open_spark
 from jobs.spark_conf import spark_conf
+from pipelines.kubernetes import check_kubernetes
 
 OPEN_MASTER = (
     "lets in anybody: whoever reaches it runs code there; give it a secret, spark.authenticate.secret in its "
@@ -32,7 +34,7 @@ def check_spark(recipe: Recipe) -> str:
     if cluster.spark.manager == "yarn":
         return _check_yarn()
     if cluster.spark.manager == "kubernetes":
-        return _check_kubernetes(cluster)
+        return _check_kubernetes(recipe)
     return f"{cluster.spark.master} on this machine"
 
 
@@ -52,19 +54,25 @@ def _check_yarn() -> str:
     )
 
 
-def _check_kubernetes(cluster: Cluster) -> str:
-    """The API answers, and takes pods from us."""
-    field, pods = f"cluster.spark.master={cluster.spark.master}", cluster.kubernetes
-    if shutil.which("kubectl") is None:
-        raise SetupError(f"{field}: kubectl is not on PATH; install it here")
-    command = kubectl(cluster, "auth", "can-i", "create", "pods")
+def _check_kubernetes(recipe: Recipe) -> str:
+    """The API server answers, has what the recipe names, and takes pods from us."""
+    settings, master = recipe.cluster.kubernetes, recipe.cluster.spark.master
+    place = urlsplit(master.removeprefix("k8s://"))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise SetupError(f"{field}: no answer for {ANSWER_SECONDS} s; give the address of the API server") from None
-    if done.stdout.strip() == "yes":
-        return f"takes pods from us in the namespace {pods.namespace}"
-    if done.stdout.strip() == "no":
-        raise SetupError(f"{field}: takes no pods from us in the namespace {pods.namespace}; ask for that right")
-    told = done.stderr.strip().splitlines()
-    raise SetupError(f"{field}: {told[-1] if told else 'no answer'}; `kubectl config view` shows who asks whom")
+        socket.create_connection((place.hostname, place.port or 443), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SetupError(
+            f"cluster.spark.master={master}: no answer ({reason}); `kubectl cluster-info` tells the address"
+        ) from None
+    check_kubernetes(recipe)
+    kubectl = Kubectl(settings)
+    for verb, resource in (("create", "pods"), ("create", "configmaps"), ("create", "services"), ("delete", "pods")):
+        try:
+            kubectl.run("auth", "can-i", verb, resource, "--quiet")
+        except RefusedError:
+            raise SetupError(
+                f"cluster.kubernetes.namespace={settings.namespace}: you may not {verb} {resource}; Spark's driver and "
+                "executors are pods: let its administrator give you the role `edit` there"
+            ) from None
+    return f"takes pods from us in the namespace {settings.namespace}"

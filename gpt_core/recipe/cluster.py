@@ -166,18 +166,32 @@ class Cluster(Section):
     @model_validator(mode="after")
     def _spark_has_pods(self) -> Self:
         spark, pods = self.spark, self.kubernetes
-        if spark.manager != "kubernetes":
-            return self
-        for field in ("image", "claim"):
-            if getattr(pods, field) is None:
-                raise ValueError(f"cluster.kubernetes.{field}: must be given with cluster.spark.master={spark.master}")
-        for field in ("executor_memory", "driver_memory"):
+        for field in ("executor_memory", "driver_memory") if spark.manager == "kubernetes" else ():
             heap = getattr(spark, field)
             if mebibytes(heap) >= mebibytes(pods.memory):
                 raise ValueError(
                     f"cluster.kubernetes.memory={pods.memory} leaves nothing for Python beside "
                     f"cluster.spark.{field}={heap}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _pods_can_be_made(self) -> Self:
+        sections = {"process": self.process.launcher, "ray": self.ray.launcher, "train": self.train.launcher}
+        submitted = [
+            f"cluster.{name}.launcher is kubernetes" for name, launcher in sections.items() if launcher == "kubernetes"
+        ]
+        if self.spark.manager == "kubernetes":
+            submitted.append(f"cluster.spark.master is {self.spark.master}")
+        missing = [name for name in ("image", "claim") if getattr(self.kubernetes, name) is None]
+        if submitted and missing:
+            raise ValueError(f"cluster.kubernetes.{missing[0]}: must be given, as {submitted[0]}")
+        if self.train.launcher == "kubernetes" and (self.train.min_nodes or self.train.max_restarts):
+            field = "min_nodes" if self.train.min_nodes else "max_restarts"
+            raise ValueError(
+                f"cluster.train.{field}: the ranks of a TrainJob start once, and all of them; leave it out: "
+                "cluster.limits.retries says how often the stage is started again"
+            )
         return self
 
     @model_validator(mode="after")

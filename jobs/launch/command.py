@@ -45,7 +45,8 @@ def job_command(spec: LaunchSpec, cluster: Cluster) -> list[str]:
     if spec.inputs:
         arguments += ["--inputs", *(f"{name}={path}" for name, path in spec.inputs.items())]
     launcher = _launcher(cluster.train, submission_id(spec.output)) if spec.engine == "deepspeed" else ["-m"]
-    return [sys.executable, *launcher, spec.module, *arguments]
+    python = "python" if target_of(spec, cluster) == "kubernetes" else sys.executable  # there it is the image's
+    return [python, *launcher, spec.module, *arguments]
 
 
 def _follower(target: TargetName, spec: LaunchSpec) -> list[str]:
@@ -54,6 +55,8 @@ def _follower(target: TargetName, spec: LaunchSpec) -> list[str]:
 
 def _launcher(train: TrainCluster, name: str) -> list[str]:
     """What starts the ranks of this machine, or with a hostfile of all, up to the job's module."""
+    if train.launcher == "kubernetes":  # the TrainJob's PET_* variables say how many ranks meet, and where
+        return ["-m", "torch.distributed.run", "-m"]
     ranks = ["--nproc-per-node", str(train.processes)]
     restarts = ["--max-restarts", str(train.max_restarts)]
     if train.hostfile is not None:

@@ -8,21 +8,25 @@ without being so. The manifest tells.
   the job's lock on its output, keep two apart. The command `yarn` looks after it; it has the log once all has ended.
 """
 
-import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from gpt_core.errors import SetupError, StageError
+from gpt_core.errors import SetupError, StageError, TransientError
+from gpt_core.fingerprint import Json
 from gpt_core.recipe import Cluster
+from jobs.launch.kubectl import RefusedError, at, items
+from jobs.launch.kubernetes import QUEUE_SECONDS, KubernetesTarget
+from jobs.launch.kubernetes_state import disruption, is_alive, terminated
 from jobs.launch.manifests import INSTANCE
 from jobs.launch.spec import submission_id
 from jobs.launch.target import AlreadySubmittedError, Attempt, Target
-from jobs.spark_conf import SCRATCH, spark_conf, spark_home, write_pod_template
+from jobs.spark_conf import CONTAINER, SCRATCH, spark_conf, spark_home, write_pod_template
 
 ANSWER_SECONDS = 30
 State = Literal["pending", "running", "succeeded", "failed", "stopped", "lost"]
@@ -43,10 +47,11 @@ _PHASES: dict[str, State] = {
 
 def open_spark(cluster: Cluster) -> Target:
     """The cluster of `cluster.spark.master`. Raises SetupError where a command that it takes is missing."""
-    target, tool = (_Pods, "kubectl") if cluster.spark.manager == "kubernetes" else (_Yarn, "yarn")
-    if shutil.which(tool) is None:
-        raise SetupError(f"cluster.spark.master={cluster.spark.master}: {tool} is not on PATH; install it here")
-    return target(cluster)
+    if cluster.spark.manager == "kubernetes":
+        return _Pods(cluster)
+    if shutil.which("yarn") is None:
+        raise SetupError("cluster.spark.master=yarn: the command `yarn` is not on PATH; install Hadoop's client here")
+    return _Yarn(cluster)
 
 
 def submission(cluster: Cluster, attempt: str, command: Sequence[str], output: Path) -> list[str]:
@@ -75,49 +80,44 @@ def submission(cluster: Cluster, attempt: str, command: Sequence[str], output: P
     return [str(spark_home() / "bin/spark-submit"), *where, *settings, main, *arguments]
 
 
-def kubectl(cluster: Cluster, *arguments: str) -> list[str]:
-    """The kubectl command for the cluster and namespace where Spark's pods are."""
-    pods = cluster.kubernetes
-    context = ["--context", pods.context] if pods.context is not None else []
-    server = ["--server", cluster.spark.master.removeprefix("k8s://")]
-    return ["kubectl", *context, *server, "--namespace", pods.namespace, "--request-timeout=10s", *arguments]
-
-
-class _Pods:
-    """Drivers as pods."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.lines: dict[str, int] = {}  # of each log that stdout has
+class _Pods(KubernetesTarget):
+    """Drivers as pods. One that is cancelled is deleted, and its executors go with it."""
 
     def latest(self, name: str) -> Attempt | None:
-        found = json.loads(self._run("get", "pods", "--selector", f"{INSTANCE}={name}", "--output", "json"))
-        return _last([_of_pod(pod) for pod in found["items"]], name)
+        try:
+            found = items(self._read("pods", f"--selector={INSTANCE}={name}"))
+        except ConnectionError as error:
+            raise TransientError(f"the cluster does not answer: {error}") from None
+        return _last([_of_pod(pod) for pod in found], name)
 
     def submit(self, attempt: str, command: Sequence[str], output: Path) -> str:
         _submit(self.cluster, attempt, command, output)
-        return attempt
+        return f"pod/{attempt}"
 
     def look(self, native_id: str) -> Attempt:
-        told = self._run("get", "pod", native_id, "--ignore-not-found", "--output", "json")
-        return _of_pod(json.loads(told)) if told else Attempt(native_id, native_id, "lost")
+        pod = self._read(native_id)
+        name = native_id.removeprefix("pod/")
+        return _of_pod(pod) if pod else Attempt(name, native_id, "lost", "its pod was deleted")
 
     def pass_on(self, native_id: str, output: Path) -> None:  # noqa: ARG002  the protocol's
-        command = kubectl(self.cluster, "logs", "--follow", native_id)
-        command.remove("--request-timeout=10s")
-        seen = self.lines.get(native_id, 0)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as log:
-            assert log.stdout is not None
-            for number, line in enumerate(log.stdout, start=1):  # from its beginning, each time
-                if number > seen:
-                    print(line, end="", flush=True)
-                    self.lines[native_id] = number
+        pod = self._read(native_id)
+        if at(pod, "status", "phase") in ("Running", "Succeeded", "Failed"):
+            self._pass_on(native_id.removeprefix("pod/"), CONTAINER, runs=is_alive(pod))
+        elif pod:
+            self._tell(pod)
+            time.sleep(QUEUE_SECONDS)
 
     def cancel(self, native_id: str) -> None:
-        self._run("delete", "pod", native_id, "--ignore-not-found", "--wait=false")
+        try:
+            self.kubectl.run("delete", native_id, "--ignore-not-found", "--wait=false")
+        except RefusedError as error:
+            raise StageError(f"{native_id} cannot be deleted: {error}") from None
 
-    def _run(self, *arguments: str) -> str:
-        return _ask(kubectl(self.cluster, *arguments))
+    def _read(self, *arguments: str) -> dict[str, Json]:
+        try:
+            return self.kubectl.read(*arguments)
+        except RefusedError as error:
+            raise StageError(f"the driver's pod cannot be seen: {error}") from None
 
 
 class _Yarn:
@@ -208,18 +208,18 @@ def _last(attempts: Sequence[Attempt], name: str) -> Attempt | None:
     return max(attempts, key=lambda one: numbers[one.name], default=None)
 
 
-def _of_pod(pod: dict[str, Any]) -> Attempt:
-    name, status = pod["metadata"]["name"], pod["status"]
-    ended = [one["state"]["terminated"] for one in status.get("containerStatuses", ()) if "terminated" in one["state"]]
-    reasons = [status.get("reason"), *(one.get("reason") for one in ended), status.get("message")]
-    conditions = {one["type"]: one["status"] for one in status.get("conditions", ())}
+def _of_pod(pod: dict[str, Json]) -> Attempt:
+    name, phase = str(at(pod, "metadata", "name")), str(at(pod, "status", "phase"))
+    ended = terminated(pod, CONTAINER) or {}
+    taken, code = disruption(pod), ended.get("exitCode")
+    told = [taken, f"exit code {code}, {ended.get('reason', 'Error')}" if code else ""]
     return Attempt(
         name,
-        name,
-        _PHASES[status.get("phase", "Pending")],
-        message=": ".join(reason for reason in reasons if reason and reason not in ("Error", "Completed")),
-        exit_code=ended[0]["exitCode"] if ended else None,
-        transient=conditions.get("DisruptionTarget") == "True",  # evicted, preempted, its node lost
+        f"pod/{name}",
+        _PHASES.get(phase, "pending"),
+        message="; ".join(filter(None, told)),
+        exit_code=code if isinstance(code, int) else None,
+        transient=phase == "Failed" and bool(taken),
     )
 
 

@@ -51,6 +51,10 @@ class Target(Protocol):
 
 def open_target(name: TargetName, cluster: Cluster) -> Target:
     """The cluster that the recipe means. Raises SetupError where it cannot be reached, and the way out."""
+    if name == "kubernetes":
+        from jobs.launch.kubernetes import KubernetesTarget
+
+        return KubernetesTarget(cluster)
     if name == "spark":
         from jobs.launch.spark_submit import open_spark
 

@@ -154,7 +154,7 @@ def test_the_pod_template_takes_the_keys_of_the_secret_and_no_rights(tmp_path: P
             "deploy_mode=cluster is of yarn and k8s://; spark://h:7077 runs no Python driver: leave it out",
         ),
         ({"spark": {"deploy_mode": "cluster"}}, r"local\[\*\] runs no Python driver"),
-        ({"spark": {"master": MASTER}}, f"kubernetes.image: must be given with cluster.spark.master={MASTER}"),
+        ({"spark": {"master": MASTER}}, f"kubernetes.image: must be given, as cluster.spark.master is {MASTER}"),
         (
             {"spark": {"master": MASTER}, "kubernetes": {**PODS, "memory": "2g"}},
             "kubernetes.memory=2g leaves nothing for Python beside cluster.spark.executor_memory=2g",
