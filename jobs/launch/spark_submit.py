@@ -128,7 +128,10 @@ class _Yarn:
         self.told: set[str] = set()  # whose log stdout has
 
     def latest(self, name: str) -> Attempt | None:
-        table = _ask(["yarn", "application", "-list", "-appStates", "ALL", "-appTags", name])
+        try:
+            table = _ask(["yarn", "application", "-list", "-appStates", "ALL", "-appTags", name])
+        except OSError as error:
+            raise TransientError(f"YARN does not answer: {error}") from None
         rows = ([cell.strip() for cell in line.split("\t")] for line in table.splitlines())
         return _last([_of_application(*row[:2], *row[5:7]) for row in rows if row[0].startswith("application_")], name)
 
