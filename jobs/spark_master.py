@@ -6,6 +6,7 @@ a command line. It is read by Java alone.
 """
 
 import os
+import re
 import socket
 import stat
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from py4j.java_gateway import JavaGateway, JavaObject
+from py4j.java_gateway import JavaGateway as Java
+from py4j.java_gateway import JavaObject
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf
 from pyspark.errors import PySparkRuntimeError
@@ -23,6 +25,7 @@ from gpt_core.errors import SetupError
 from jobs.spark_conf import spark_home
 
 ANSWER_SECONDS = 10
+_GUARDED = re.compile("challenge|Sasl")  # in what a master says to who brings no secret
 SECRET = "spark.authenticate.secret"  # noqa: S105  the key's name
 
 
@@ -40,17 +43,23 @@ class Access:
 
 def ask_master(master: str) -> Access:
     """As `require_access`, of a Java of its own."""
+    _require_private(_defaults_file())
     _require_port(master)
     gateway = start_java(None)
     try:
         return require_access(gateway, master)
     finally:
-        gateway.shutdown()
-        gateway.proc.stdin.close()  # which ends it
-        gateway.proc.wait()
+        stop_java(gateway)
 
 
-def start_java(conf: SparkConf | None) -> JavaGateway:
+def stop_java(gateway: Java) -> None:
+    """It has ended."""
+    gateway.shutdown()
+    gateway.proc.stdin.close()
+    gateway.proc.wait()
+
+
+def start_java(conf: SparkConf | None) -> Java:
     """A Java with Spark and the site's conf in it. Raises SetupError if none starts."""
     try:
         return launch_gateway(conf)
@@ -60,7 +69,7 @@ def start_java(conf: SparkConf | None) -> JavaGateway:
         ) from None
 
 
-def require_access(gateway: JavaGateway, master: str) -> Access:
+def require_access(gateway: Java, master: str) -> Access:
     """One of the masters in spark://HOST:PORT,HOST:PORT lets us in. Raises SetupError that says why not."""
     defaults = _defaults_file()
     _require_private(defaults)
@@ -69,27 +78,27 @@ def require_access(gateway: JavaGateway, master: str) -> Access:
     authenticated = bool(conf.getBoolean("spark.authenticate", False))
     if authenticated:
         conf.set("spark.network.crypto.enabled", "true")
-    problem = _knock(gateway, conf, master)
-    if problem is None:
+    if _knock(gateway, conf, master) is None:
         return Access(authenticated)
     field = f"cluster.spark.master={master}"
-    if not authenticated and "Sasl" in problem:
+    conf.set("spark.network.crypto.enabled", "false").set("spark.authenticate", "false")
+    problem = _knock(gateway, conf, master)
+    if problem is None:
         raise SetupError(
-            f"{field}: asks for a secret; put spark.authenticate true and {SECRET} into {defaults}, which you alone "
-            "can read; SPARK_CONF_DIR names its folder"
+            f"{field}: lets in who has no secret, and so not us; start it with the spark-defaults.conf that is "
+            f"{defaults} here"
         )
+    if not _GUARDED.search(problem):
+        raise SetupError(f"{field}: is no Spark master ({problem}); its page names the address, spark://HOST:7077")
     if authenticated:
-        conf.set("spark.network.crypto.enabled", "false").set("spark.authenticate", "false")
-        if _knock(gateway, conf, master) is None:
-            raise SetupError(
-                f"{field}: lets in who has no secret, and so not us; start it with the spark-defaults.conf that is "
-                f"{defaults} here"
-            )
         raise SetupError(f"{field}: refuses the secret of {defaults}; take the one that it was started with")
-    raise SetupError(f"{field}: is no Spark master ({problem}); its page names the address, spark://HOST:7077")
+    raise SetupError(
+        f"{field}: asks for a secret; put spark.authenticate true and {SECRET} into {defaults}, which you alone can "
+        "read; SPARK_CONF_DIR names its folder"
+    )
 
 
-def _knock(gateway: JavaGateway, conf: JavaObject, master: str) -> str | None:
+def _knock(gateway: Java, conf: JavaObject, master: str) -> str | None:
     """None if a master lets in whoever has this conf, else what the last said, in one line."""
     problem = ""
     with _rpc(gateway, conf) as rpc:
@@ -104,18 +113,21 @@ def _knock(gateway: JavaGateway, conf: JavaObject, master: str) -> str | None:
 
 
 @contextmanager
-def _rpc(gateway: JavaGateway, conf: JavaObject) -> Iterator[JavaObject]:
+def _rpc(gateway: Java, conf: JavaObject) -> Iterator[JavaObject]:
     """Spark's network without a port of its own."""
     jvm = gateway.jvm
     conf = conf.clone().set("spark.rpc.lookupTimeout", f"{ANSWER_SECONDS}s")
     conf.set("spark.rpc.io.connectionTimeout", f"{ANSWER_SECONDS}s").set("spark.rpc.io.threads", "1")
     guard = jvm.org.apache.spark.SecurityManager
     defaults = [getattr(guard, f"$lessinit$greater$default${number}")() for number in (2, 3)]
+    log, level = jvm.org.apache.logging.log4j.core.config.Configurator, jvm.org.apache.logging.log4j.Level
+    log.setLevel("org.apache.spark.network", level.OFF)  # we tell what it would, without a trace
     rpc = jvm.org.apache.spark.rpc.RpcEnv.create("gptmill", "127.0.0.1", 0, conf, guard(conf, *defaults), True)
     try:
         yield rpc
     finally:
         rpc.shutdown()
+        log.setLevel("org.apache.spark.network", level.WARN)
 
 
 def _require_port(master: str) -> None:

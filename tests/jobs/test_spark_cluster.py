@@ -23,7 +23,7 @@ from spark_job import made, prepare, run_job, start_job, table
 from gpt_core.artifact import Artifact
 from gpt_core.errors import SetupError
 from gpt_core.fingerprint import Json
-from jobs.spark_master import Access, ask_master
+from jobs.spark_master import Access, Java, ask_master, require_access, start_java, stop_java
 
 pytestmark = pytest.mark.spark
 ROOT = Path(__file__).parents[2]
@@ -171,7 +171,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def test_a_driver_without_the_secret_is_refused_before_it_starts(
-    cluster: SparkCluster, recipe: dict[str, Json], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: SparkCluster, recipe: dict[str, Json], tmp_path: Path
 ) -> None:
     prepare(tmp_path / "clean", recipe, master=cluster.url)
     conf = tmp_path / "conf/spark-defaults.conf"
@@ -182,30 +182,46 @@ def test_a_driver_without_the_secret_is_refused_before_it_starts(
         "message": f"cluster.spark.master={cluster.url}: asks for a secret; put spark.authenticate true and "
         f"spark.authenticate.secret into {conf}, which you alone can read; SPARK_CONF_DIR names its folder",
     }
+    assert "Exception" not in done.stderr
 
-    monkeypatch.setenv("SPARK_CONF_DIR", str(conf.parent))
-    write_conf(conf.parent, "spark.authenticate true\nspark.authenticate.secret guessed\n")
-    with pytest.raises(SetupError, match=f"refuses the secret of {conf}; take the one that it was started with"):
-        ask_master(cluster.url)
+
+@pytest.fixture(scope="module")
+def java() -> Iterator[Java]:
+    """A Java with Spark in it; what it says of a secret, `knows` says."""
+    running = start_java(None)
+    yield running
+    stop_java(running)
+
+
+def knows(java: Java, secret: str | None) -> None:
+    properties = java.jvm.java.lang.System.getProperties()
+    properties.put("spark.authenticate", str(secret is not None).lower())
+    properties.put("spark.authenticate.secret", secret or "")
+
+
+def test_a_secret_that_is_not_the_masters_is_told(cluster: SparkCluster, java: Java) -> None:
+    knows(java, "guessed")
+    with pytest.raises(SetupError, match=r"refuses the secret of .*/spark-defaults\.conf; take the one that it was"):
+        require_access(java, cluster.url)
+    with pytest.raises(SetupError, match=r"is no Spark master .*; its page names the address, spark://HOST:7077"):
+        require_access(java, cluster.pages()[0].replace("http", "spark"))
+    knows(java, cluster.secret)
+    assert require_access(java, cluster.url) == Access(authenticated=True)
+
+
+def test_a_master_that_asks_nobody_for_a_secret_is_told(
+    java: Java, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with spark_cluster(tmp_path, workers=0, guarded=False) as unguarded:
+        knows(java, None)
+        assert require_access(java, unguarded.url) == Access(authenticated=False)
+        knows(java, "mine")
+        with pytest.raises(SetupError, match="lets in who has no secret, and so not us; start it with"):
+            require_access(java, unguarded.url)
+    with pytest.raises(SetupError, match=r"no answer \(connection refused\); start it, or give the address"):
+        ask_master(unguarded.url)
+    monkeypatch.setenv("SPARK_CONF_DIR", write_conf(tmp_path / "all", "spark.authenticate.secret x")["SPARK_CONF_DIR"])
+    conf = tmp_path / "all/spark-defaults.conf"
     conf.chmod(0o640)
     with pytest.raises(SetupError, match=f"{conf}: holds spark.authenticate.secret, and others can read it; chmod 600"):
-        ask_master(cluster.url)
-
-    page = cluster.pages()[0].removeprefix("http")
-    with pytest.raises(SetupError, match="is no Spark master"):
-        ask_master(f"spark{page}")
-
-    monkeypatch.setenv("SPARK_CONF_DIR", cluster.environment["SPARK_CONF_DIR"])
-    assert ask_master(cluster.url) == Access(authenticated=True)
-
-
-def test_a_master_that_asks_nobody_for_a_secret_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with spark_cluster(tmp_path, workers=0, guarded=False) as open_to_all:
-        monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path / "none"))
-        assert ask_master(open_to_all.url) == Access(authenticated=False)
-        words = "spark.authenticate true\nspark.authenticate.secret mine\n"
-        monkeypatch.setenv("SPARK_CONF_DIR", write_conf(tmp_path / "mine", words)["SPARK_CONF_DIR"])
-        with pytest.raises(SetupError, match="lets in who has no secret, and so not us; start it with"):
-            ask_master(open_to_all.url)
-    with pytest.raises(SetupError, match=r"no answer \(connection refused\); start it, or give the address"):
-        ask_master(open_to_all.url)
+        ask_master(unguarded.url)
