@@ -6,7 +6,6 @@ from pathlib import Path
 from gpt_core.errors import SetupError
 from gpt_core.recipe import Recipe
 from jobs.launch.kubectl import Kubectl, RefusedError
-from jobs.launch.kubernetes import KubernetesTarget
 from jobs.launch.manifests import JOB, RAY_JOB, TRAIN_JOB, Kind, claim_mount, submitted_stages
 from pipelines.plan import PATHS
 
@@ -23,12 +22,23 @@ def check_kubernetes(recipe: Recipe) -> None:
     Every raw file of the resolved recipe lies on the claim. Raises SetupError with the field and the way out.
     """
     _require_files(recipe, claim_mount(recipe.cluster.kubernetes, recipe.workspace))
-    kubectl = KubernetesTarget(recipe.cluster).kubectl
+    kubectl = Kubectl(recipe.cluster.kubernetes)
     try:
+        _require_answer(kubectl)
         _require_rights(kubectl, dict.fromkeys(submitted_stages(recipe.cluster).values()))
         _require_named(kubectl)
     except ConnectionError as error:
         raise SetupError(f"cluster.kubernetes: the cluster has stopped answering: {error}; try again") from None
+
+
+def _require_answer(kubectl: Kubectl) -> None:
+    try:
+        kubectl.run("get", "--raw=/version")
+    except (RefusedError, ConnectionError) as error:
+        raise SetupError(
+            f"cluster.kubernetes.context={kubectl.settings.context}: the cluster does not answer ({error}); see that "
+            "`kubectl version` shows a server, or give a context of `kubectl config get-contexts`"
+        ) from None
 
 
 def _require_rights(kubectl: Kubectl, kinds: Iterable[Kind]) -> None:

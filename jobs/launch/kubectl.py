@@ -18,7 +18,8 @@ from gpt_core.recipe import Kubernetes
 ANSWER_SECONDS = 15  # for one answer of the API
 PASSING = {"InternalError", "ServiceUnavailable", "ServerTimeout", "Timeout", "TooManyRequests"}
 SILENT = re.compile(
-    "Unable to connect|was refused|TLS handshake timeout|i/o timeout|EOF|connection reset|deadline exceeded"
+    "Unable to connect|was refused|TLS handshake timeout|i/o timeout|EOF|connection reset|deadline exceeded|"
+    "unable to (handle|return)"
 )
 
 
@@ -72,9 +73,9 @@ class Kubectl:
 def failure(words: str) -> RefusedError | ConnectionError:
     """What kubectl's last line on stderr means."""
     line = ([line.strip() for line in words.splitlines() if line.strip()] or ["kubectl ended without a word"])[-1]
-    match = re.match(r"Error from server \((\w+)\): (.*)", line)
+    match = re.match(r"(?:error: )?[Ee]rror from server \((\w+)\): (.*)", line)
     if match is not None and match[1] not in PASSING:
-        return RefusedError(match[1], match[2])
+        return RefusedError(match[1], match[2].removeprefix('error when creating "STDIN": '))
     if match is not None or SILENT.search(line):
         return ConnectionError(line)
     if "Unauthorized" in line:

@@ -132,6 +132,21 @@ class _Pods:
         }
         return {**({"metadata": {"labels": labels}} if labels else {}), "spec": spec}
 
+    def bare_template(self, name: str) -> dict[str, Json]:
+        """A pod that only talks to others: it sees neither the claim nor the secret, and takes next to nothing."""
+        small: dict[str, Json] = {"cpu": "500m", "memory": "1Gi"}
+        container: dict[str, Json] = {
+            "name": name,
+            "image": self.settings.image,
+            "env": [{"name": "PYTHONUNBUFFERED", "value": "1"}],
+            "resources": {"requests": small, "limits": dict(small)},
+            "securityContext": self.container_patch()["securityContext"],
+        }
+        pod = {name: value for name, value in self.patch().items() if name != "volumes"}
+        return {
+            "spec": {"restartPolicy": "Never", "automountServiceAccountToken": False, **pod, "containers": [container]}
+        }
+
     def patch(self) -> dict[str, Json]:
         """What a pod has beside its containers."""
         account = self.settings.service_account
@@ -197,7 +212,7 @@ def _ray_job(attempt: str, command: Sequence[str], cluster: Cluster, pods: _Pods
         "submissionMode": "K8sJobMode",
         "backoffLimit": 0,
         "shutdownAfterJobFinishes": True,
-        "submitterPodTemplate": pods.template(pods.container(RAY_USER)),
+        "submitterPodTemplate": pods.bare_template(RAY_USER),
         "rayClusterSpec": {
             "rayVersion": importlib.metadata.version("ray"),  # gptmill pins it, here and in the image
             "authOptions": {"mode": "token"},
