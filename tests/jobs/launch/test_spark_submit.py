@@ -85,7 +85,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesA
 def test_kubernetes_gets_one_driver_pod_for_a_name(api: KubernetesApi, tmp_path: Path) -> None:
     output = tmp_path / "w/clean/0123456789ab"
     output.mkdir(parents=True)
-    settings = cluster(f"k8s://http://127.0.0.1:{api.server.server_port}")
+    settings = cluster(f"k8s://https://127.0.0.1:{api.server.server_port}")
     spec = LaunchSpec("jobs.clean_corpus", "spark", {}, output)
     name, command = submission_id(output), job_command(spec, settings)
     target = open_spark(settings)
