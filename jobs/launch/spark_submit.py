@@ -182,8 +182,8 @@ def _submit(cluster: Cluster, attempt: str, command: Sequence[str], output: Path
         return
     if "AlreadyExists" in done.stderr or f'"{attempt}" already exists' in done.stderr:
         raise AlreadySubmittedError
-    reasons = [line for line in done.stderr.splitlines() if "Exception" in line or "rror" in line]
-    raise StageError(f"spark-submit exited {done.returncode}: {reasons[0].strip() if reasons else done.stderr[-500:]}")
+    told = re.findall(r"^(?:Exception in thread \S+ |Caused by: )(.+)", done.stderr, re.MULTILINE)
+    raise StageError(f"spark-submit exited {done.returncode}: {told[-1] if told else done.stderr[-500:]}")
 
 
 def _main_file(module: str, output: Path) -> Path:
