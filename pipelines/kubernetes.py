@@ -44,7 +44,7 @@ def _require_answer(kubectl: Kubectl) -> None:
 def _require_rights(kubectl: Kubectl, kinds: Iterable[Kind]) -> None:
     for kind in kinds:
         _require_kind(kubectl, kind)
-        for verb in ("create", "list", "patch"):
+        for verb in ("create", "patch"):
             _require_right(kubectl, verb, kind.resource)
         if kind is TRAIN_JOB:
             way = "kubectl get clustertrainingruntimes lists what is there"

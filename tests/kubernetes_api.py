@@ -1,49 +1,29 @@
-"""A Kubernetes API on the loopback interface, with a token: what kubectl asks, and a node that runs processes here.
+"""A Kubernetes API on the loopback interface, with TLS and a token: what kubectl asks of it.
 
-Objects are created, read, listed by label and patched; pods have logs that can be followed. Behind it stand, as far as
-gptmill looks at what they do, the controllers of Jobs, of KubeRay (a RayJob's entrypoint is given to a shell, as Ray
-does it) and of Kubeflow Trainer (one node, with torchrun's variables).
+Objects are created, read, listed by label and patched; pods have logs that can be followed. What they do, says
+kubernetes_cluster.py.
 """
 
-import datetime
 import http.server
 import json
-import os
 import secrets
-import signal
 import ssl
 import subprocess
-import sys
 import threading
-import time
 import urllib.parse
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).parents[1]
-GROUPS = {
-    "v1": {"pods": "Pod", "persistentvolumeclaims": "PersistentVolumeClaim", "secrets": "Secret"},
-    "batch/v1": {"jobs": "Job"},
-    "ray.io/v1": {"rayjobs": "RayJob"},
-    "trainer.kubeflow.org/v1alpha1": {"trainjobs": "TrainJob", "clustertrainingruntimes": "ClusterTrainingRuntime"},
-}
-Content = dict[str, Any]
+from kubernetes_cluster import GROUPS, Content, Groups, KubernetesCluster
 
 
-class KubernetesApi:
+class KubernetesApi(KubernetesCluster):
     """Serves until `close`, whoever has `kubeconfig`. Tests may change `objects`, `forbidden` and `outage`."""
 
     def __init__(self, folder: Path) -> None:
-        self.objects: dict[tuple[str, str], Content] = {}
-        self.lines: dict[str, list[tuple[str, str]]] = {}  # of a pod: time and text
-        self.running: dict[tuple[str, str], subprocess.Popen[str]] = {}
-        self.taken: dict[tuple[str, str], str] = {}  # why the pod of an object is being stopped
+        super().__init__()
+        self.groups = dict(GROUPS)  # what is installed
         self.forbidden: set[str] = set()  # resources that nobody may touch
-        self.outage = 0  # requests that are still answered with 503
         self.token = secrets.token_hex(16)
-        self.changed = threading.Condition()
         api = self
 
         class Handler(_Handler):
@@ -70,113 +50,9 @@ class KubernetesApi:
 
     def close(self) -> None:
         """Nothing that was started runs any more."""
-        for process in self.running.values():
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+        super().close()
         self.server.shutdown()
         self.server.server_close()
-
-    def named(self, resource: str) -> list[str]:
-        """Names of the objects."""
-        return sorted(name for kind, name in self.objects if kind == resource)
-
-    def evict(self, resource: str, name: str) -> None:
-        """The node needs the place of the object's pod."""
-        self._stop(resource, name, "evicted")
-
-    def create(self, resource: str, content: Content) -> Content:
-        """The object is stored, and its controller starts what it asks for."""
-        name = content["metadata"]["name"]
-        content["metadata"] |= {"creationTimestamp": _now(), "uid": secrets.token_hex(8), "namespace": "default"}
-        self.objects[resource, name] = content
-        if resource in ("jobs", "rayjobs", "trainjobs"):
-            content["status"] = {}
-            threading.Thread(target=self._control, args=(resource, name), daemon=True).start()
-        return content
-
-    def patch(self, resource: str, name: str, change: Content) -> Content:
-        """The change is merged in; a job that is suspended is stopped."""
-        content = self.objects[resource, name]
-        _merge(content, change)
-        if content["spec"].get("suspend"):
-            self._stop(resource, name, "suspended")
-        return content
-
-    def _stop(self, resource: str, name: str, why: str) -> None:
-        self.taken.setdefault((resource, name), why)
-        process = self.running.get((resource, name))
-        if process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-
-    def _control(self, resource: str, name: str) -> None:
-        """One pod, from its beginning to what the controller makes of its end."""
-        content = self.objects[resource, name]
-        command, pod = _pod(resource, content)
-        pod_name = pod["metadata"]["name"]
-        self.lines[pod_name] = []
-        self.create("pods", pod)
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-            env={
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-                "PYTHONPATH": str(ROOT),
-                **_env(content),
-            },
-        )
-        self.running[resource, name] = process
-        pod["status"] = {"phase": "Running"}
-        content["status"] = RUNNING[resource]
-        limit = content["spec"].get("activeDeadlineSeconds")
-        timer = threading.Timer(limit or 3600, self._stop, (resource, name, "late"))
-        timer.daemon = True
-        timer.start()
-        if (resource, name) in self.taken:  # it was stopped before it began
-            self._stop(resource, name, "suspended")
-        assert process.stdout is not None
-        for line in process.stdout:
-            with self.changed:
-                self.lines[pod_name].append((_now(nanoseconds=True), line))
-                self.changed.notify_all()
-        code = process.wait()
-        timer.cancel()
-        self._finish(resource, name, pod, code)
-
-    def _finish(self, resource: str, name: str, pod: Content, code: int) -> None:
-        why = self.taken.get((resource, name), "")
-        container = pod["spec"]["containers"][0]["name"]
-        ended = {"exitCode": 128 - code if code < 0 else code, "reason": "Completed" if code == 0 else "Error"}
-        status: Content = {"phase": "Failed" if code else "Succeeded"}
-        status["containerStatuses"] = [{"name": container, "state": {"terminated": ended}}]
-        if why == "evicted":
-            reason = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
-            status["conditions"] = [{**reason, "message": "the node needs the place"}]
-        with self.changed:
-            pod["status"] = status
-            if why in ("suspended", "late"):
-                del self.objects["pods", pod["metadata"]["name"]]
-            self.objects[resource, name]["status"] = _ended(resource, code, why)
-            self.changed.notify_all()
-
-    def follow(self, pod: str, *, since: str, follow: bool) -> Iterator[str]:
-        """The lines of the pod's log from the second `since` on, until it ends or, without `follow`, until now."""
-        position = 0
-        while not self.outage:
-            with self.changed:
-                new = self.lines[pod][position:]
-                alive = self.objects.get(("pods", pod), {}).get("status", {}).get("phase") == "Running"
-                if not new and follow and alive:
-                    self.changed.wait(0.2)
-                    continue
-            position += len(new)
-            yield from (f"{when} {text}" for when, text in new if when[:19] >= since[:19])
-            if not new:
-                return
 
 
 def _certificate(folder: Path) -> Path:
@@ -189,53 +65,6 @@ def _certificate(folder: Path) -> Path:
     return made
 
 
-RUNNING: dict[str, Content] = {
-    "jobs": {"active": 1, "ready": 1},
-    "rayjobs": {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"},
-    "trainjobs": {"jobsStatus": [{"name": "node", "ready": 1, "active": 1, "succeeded": 0, "failed": 0}]},
-}
-
-
-def _pod(resource: str, content: Content) -> tuple[list[str], Content]:
-    """The pod's command, and the pod."""
-    spec, name = content["spec"], content["metadata"]["name"]
-    if resource == "jobs":
-        command, container = spec["template"]["spec"]["containers"][0]["command"], "gptmill"
-        labels, pod = {"batch.kubernetes.io/job-name": name}, f"{name}-abcde"
-    elif resource == "rayjobs":
-        command, container = ["sh", "-c", spec["entrypoint"]], "ray-job-submitter"
-        labels, pod = {"batch.kubernetes.io/job-name": name}, f"{name}-abcde"
-    else:
-        command, container, pod = spec["trainer"]["command"], "node", f"{name}-node-0-0-abcde"
-        labels = {"jobset.sigs.k8s.io/jobset-name": name, "batch.kubernetes.io/job-completion-index": "0"}
-        labels["jobset.sigs.k8s.io/replicatedjob-name"] = "node"
-    made = {"metadata": {"name": pod, "labels": labels}, "spec": {"containers": [{"name": container}]}}
-    return command, {"apiVersion": "v1", "kind": "Pod", **made, "status": {"phase": "Pending"}}
-
-
-def _env(content: Content) -> dict[str, str]:
-    if content["kind"] != "TrainJob":
-        return {}
-    ranks = str(content["spec"]["trainer"]["numProcPerNode"])
-    meeting = {"PET_NODE_RANK": "0", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": "0"}
-    return {"PET_NNODES": "1", "PET_NPROC_PER_NODE": ranks, **meeting}
-
-
-def _ended(resource: str, code: int, why: str) -> Content:
-    """The status that the controller gives an object whose pod has ended."""
-    if resource == "rayjobs":
-        if why == "suspended":
-            return {"jobDeploymentStatus": "Suspended"}
-        if code == 0:
-            return {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
-        reason = {"late": "DeadlineExceeded"}.get(why, "AppFailed")
-        return {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": reason, "message": "it failed"}
-    reasons = {"late": "DeadlineExceeded", "evicted": "PodFailurePolicy"}
-    name = "Suspended" if why == "suspended" else "Failed" if code else "Complete"
-    condition = {"type": name, "status": "True", "reason": reasons.get(why, "BackoffLimitExceeded"), "message": "so"}
-    return {"conditions": [condition]}
-
-
 class _Handler(http.server.BaseHTTPRequestHandler):
     cluster: KubernetesApi
 
@@ -244,7 +73,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         query = {key: values[0] for key, values in urllib.parse.parse_qs(url.query).items()}
         if not self._lets_in():
             return
-        known = _discovery(url.path)
+        known = _discovery(url.path, self.cluster.groups)
         if known is not None:
             self._answer(200, known)
             return
@@ -319,9 +148,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Silent."""
 
 
-def _discovery(path: str) -> Content | None:
+def _discovery(path: str, served_groups: Groups) -> Content | None:
     groups = {
-        group: version.partition("/")[2] for version in GROUPS if "/" in version for group in [version.split("/")[0]]
+        group: version.partition("/")[2]
+        for version in served_groups
+        if "/" in version
+        for group in [version.split("/")[0]]
     }
     if path == "/version":
         return {"major": "1", "minor": "34", "gitVersion": "v1.34.0"}
@@ -334,8 +166,10 @@ def _discovery(path: str) -> Content | None:
         listed = [{"name": name, "versions": [one], "preferredVersion": one} for name, one in versions.items()]
         return {"kind": "APIGroupList", "apiVersion": "v1", "groups": listed}
     if path == "/openapi/v3":  # says that the server checks the fields, so that kubectl does not
-        return {"paths": {f"apis/{version}": {"serverRelativeURL": f"/openapi/v3/{version}"} for version in GROUPS}}
-    served = GROUPS.get(path.removeprefix("/openapi/v3/").removeprefix("/apis/").removeprefix("/api/"), {})
+        return {
+            "paths": {f"apis/{version}": {"serverRelativeURL": f"/openapi/v3/{version}"} for version in served_groups}
+        }
+    served = served_groups.get(path.removeprefix("/openapi/v3/").removeprefix("/apis/").removeprefix("/api/"), {})
     if path.startswith("/openapi/v3/"):
         group, _, version = path.removeprefix("/openapi/v3/").rpartition("/")
         known = [{"group": group, "version": version, "kind": kind} for kind in served.values()]
@@ -365,17 +199,3 @@ def _place(path: str) -> tuple[str, str, str, str]:
         parts = parts[2:]
     resource, name, part = (*parts, "", "", "")[:3]
     return version, resource, name, part
-
-
-def _merge(content: Content, change: Content) -> None:
-    for key, value in change.items():
-        if isinstance(value, dict) and isinstance(content.get(key), dict):
-            _merge(content[key], value)
-        else:
-            content[key] = value
-
-
-def _now(*, nanoseconds: bool = False) -> str:
-    at = time.time_ns()
-    whole = datetime.datetime.fromtimestamp(at // 10**9, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{whole}.{at % 10**9:09d}Z" if nanoseconds else f"{whole}Z"

@@ -16,7 +16,7 @@ from gpt_core.fingerprint import Json
 from gpt_core.recipe import Kubernetes
 
 ANSWER_SECONDS = 15  # for one answer of the API
-PASSING = {"InternalError", "ServiceUnavailable", "ServerTimeout", "Timeout", "TooManyRequests"}
+PASSING = {"", "InternalError", "ServiceUnavailable", "ServerTimeout", "Timeout", "TooManyRequests"}  # "": of a proxy
 SILENT = re.compile(
     "Unable to connect|was refused|TLS handshake timeout|i/o timeout|EOF|connection reset|deadline exceeded|"
     "unable to (handle|return)"
@@ -73,8 +73,8 @@ class Kubectl:
 def failure(words: str) -> RefusedError | ConnectionError:
     """What kubectl's last line on stderr means."""
     line = ([line.strip() for line in words.splitlines() if line.strip()] or ["kubectl ended without a word"])[-1]
-    match = re.match(r"(?:error: )?[Ee]rror from server \((\w+)\): (.*)", line)
-    if match is not None and match[1] not in PASSING:
+    match = re.match(r"(?:error: )?[Ee]rror from server(?: \((\w+)\))?: (.*)", line)
+    if match is not None and (match[1] or "") not in PASSING:
         return RefusedError(match[1], match[2].removeprefix('error when creating "STDIN": '))
     if match is not None or SILENT.search(line):
         return ConnectionError(line)

@@ -136,8 +136,10 @@ class KubernetesTarget:
             code = logs.wait()
         if code > 0:
             error = failure(words)
-            if not (isinstance(error, RefusedError) and error.reason in NO_LOG):
-                raise ConnectionError(str(error))
+            if isinstance(error, ConnectionError):
+                raise error
+            if error.reason not in NO_LOG:
+                raise StageError(f"the log of the pod {pod} cannot be read: {error}")
 
     def _print(self, pod: str, line: str, *, after: str) -> None:
         """The API counts `since` in whole seconds, so lines up to `after` come again. All times have one width."""

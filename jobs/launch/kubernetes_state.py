@@ -97,7 +97,7 @@ def _ray_state(content: dict[str, Json]) -> tuple[State, str]:
         return "failed", ": ".join(str(one) for one in told if one)
     if deployment == "Complete":
         return ("stopped", "") if job == "STOPPED" else ("succeeded", "")
-    return "running" if job == "RUNNING" else "pending", ""
+    return "running" if deployment == "Running" and job not in (None, "", "PENDING") else "pending", ""
 
 
 def _is_suspended(kind: Kind, content: dict[str, Json]) -> bool:

@@ -138,7 +138,7 @@ class _Pods:
         container: dict[str, Json] = {
             "name": name,
             "image": self.settings.image,
-            "env": [{"name": "PYTHONUNBUFFERED", "value": "1"}],
+            "env": _variables(),
             "resources": {"requests": small, "limits": dict(small)},
             "securityContext": self.container_patch()["securityContext"],
         }
@@ -167,7 +167,7 @@ class _Pods:
             "name": name,
             "image": self.settings.image,
             **({"command": list(command)} if command is not None else {}),
-            "env": [{"name": "PYTHONUNBUFFERED", "value": "1"}],
+            "env": _variables(),
             **({"envFrom": [{"secretRef": {"name": secret}}]} if secret else {}),
             "resources": self.resources(),
             **self.container_patch(),
@@ -189,6 +189,11 @@ class _Pods:
             **({"nvidia.com/gpu": str(gpus)} if gpus else {}),
         }
         return {"requests": each, "limits": dict(each)}
+
+
+def _variables() -> list[Json]:
+    """The log comes at once, and nothing is imported from the image's working folder."""
+    return [{"name": name, "value": "1"} for name in ("PYTHONUNBUFFERED", "PYTHONSAFEPATH")]
 
 
 def _job(command: Sequence[str], labels: dict[str, Json], pods: _Pods) -> dict[str, Json]:
@@ -249,7 +254,7 @@ def _train_job(command: Sequence[str], cluster: Cluster, pods: _Pods) -> dict[st
         "trainer": {
             "image": settings.image,
             "command": list(command),
-            "env": [{"name": "PYTHONUNBUFFERED", "value": "1"}],
+            "env": _variables(),
             "numNodes": cluster.train.nodes,
             "numProcPerNode": cluster.train.processes,
             "resourcesPerNode": pods.resources(gpus=settings.gpus),

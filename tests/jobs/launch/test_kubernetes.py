@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kubernetes_api import ROOT, KubernetesApi
-from shards_job import DOCUMENTS, write_dedup
+from kubernetes_api import KubernetesApi
+from shards_job import DOCUMENTS, ROOT, write_dedup
 
 from gpt_core.artifact import open_artifact
 from gpt_core.errors import SetupError, StageError, TransientError
