@@ -67,7 +67,7 @@ def _check_kubernetes(recipe: Recipe) -> str:
         ) from None
     check_kubernetes(recipe)
     kubectl = Kubectl(settings)
-    for verb, resource in (("create", "pods"), ("create", "configmaps"), ("create", "services"), ("delete", "pods")):
+    for verb, resource in (("create", "pods"), ("delete", "pods"), ("patch", "configmaps"), ("patch", "services")):
         try:
             kubectl.run("auth", "can-i", verb, resource, "--quiet")
         except RefusedError:

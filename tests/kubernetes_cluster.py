@@ -74,7 +74,7 @@ class KubernetesCluster:
         """The change is merged in; a job that is suspended is stopped."""
         content = self.objects[resource, name]
         _merge(content, change)
-        if content["spec"].get("suspend"):
+        if content.get("spec", {}).get("suspend"):
             self._stop(resource, name, "suspended")
         return content
 

@@ -29,6 +29,10 @@ from jobs.launch.target import AlreadySubmittedError, Attempt, Target
 from jobs.spark_conf import CONTAINER, SCRATCH, spark_conf, spark_home, write_pod_template
 
 ANSWER_SECONDS = 30
+PATIENCE = "60000"  # milliseconds for an answer of the API; Spark's own 10 s pass on a machine with much to do
+_PASSING = re.compile(
+    "[Tt]imeout|ConnectException|Connection (was closed|refused|reset)|UnknownHost|ServiceUnavailable"
+)
 State = Literal["pending", "running", "succeeded", "failed", "stopped", "lost"]
 _YARN_STATES: dict[str, State] = {
     **dict.fromkeys(("NEW", "NEW_SAVING", "SUBMITTED", "ACCEPTED"), "pending"),
@@ -66,6 +70,8 @@ def submission(cluster: Cluster, attempt: str, command: Sequence[str], output: P
             "spark.kubernetes.driver.pod.name": attempt,
             f"spark.kubernetes.driver.label.{INSTANCE}": job,
             "spark.kubernetes.submission.waitAppCompletion": "false",
+            "spark.kubernetes.submission.connectionTimeout": PATIENCE,
+            "spark.kubernetes.submission.requestTimeout": PATIENCE,
             "spark.kubernetes.driverEnv.PYTHONSAFEPATH": "1",
         }
     else:
@@ -169,7 +175,7 @@ class _UnknownError(Exception):
 
 
 def _submit(cluster: Cluster, attempt: str, command: Sequence[str], output: Path) -> None:
-    """The cluster has the driver. Raises AlreadySubmittedError; StageError if it is refused."""
+    """The cluster has the driver. Raises AlreadySubmittedError; StageError if it is refused, or nobody answers."""
     source = find_spec(command[2])
     assert source is not None
     assert source.origin is not None
@@ -183,7 +189,9 @@ def _submit(cluster: Cluster, attempt: str, command: Sequence[str], output: Path
     if "AlreadyExists" in done.stderr or f'"{attempt}" already exists' in done.stderr:
         raise AlreadySubmittedError
     told = re.findall(r"^(?:Exception in thread \S+ |Caused by: )(.+)", done.stderr, re.MULTILINE)
-    raise StageError(f"spark-submit exited {done.returncode}: {told[-1] if told else done.stderr[-500:]}")
+    reason = told[-1] if told else done.stderr[-500:]
+    kind = TransientError if _PASSING.search(reason) else StageError
+    raise kind(f"spark-submit exited {done.returncode}: {reason}")
 
 
 def _main_file(module: str, output: Path) -> Path:

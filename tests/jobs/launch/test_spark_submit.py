@@ -61,6 +61,8 @@ def test_the_command_has_all_conf_the_jobs_own_file_and_its_arguments(manager: s
             "spark.kubernetes.driver.pod.name": "gptmill-it-2",
             "spark.kubernetes.driver.label.app.kubernetes.io/instance": name,
             "spark.kubernetes.submission.waitAppCompletion": "false",
+            "spark.kubernetes.submission.connectionTimeout": "60000",
+            "spark.kubernetes.submission.requestTimeout": "60000",
             "spark.kubernetes.driverEnv.PYTHONSAFEPATH": "1",
         },
     }
@@ -122,7 +124,7 @@ def test_kubernetes_gets_one_driver_pod_for_a_name(api: KubernetesApi, tmp_path:
     assert target.look(f"pod/{name}").transient
     pod["status"] = {"phase": "Succeeded"}
     assert target.look(f"pod/{name}").state == "succeeded"
-    del api.objects["pods", name]
+    target.cancel(f"pod/{name}")
     assert target.look(f"pod/{name}").state == "lost"
 
 
