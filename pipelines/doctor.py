@@ -71,9 +71,9 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
     yield _try("labels", "every row can be read and its label used", lambda: check_labels(recipe))
     if recipe.finetune is not None and recipe.finetune.model is not None:
         yield _try("model", "can be fine-tuned", lambda: check_model(recipe))
-    yield _try("tracking", "answers", lambda: _check_tracking(recipe))
     if recipe.corpus is not None and recipe.cluster.spark.manager != "local":
         yield _try("spark", "", lambda: check_spark(recipe))
+    yield _try("tracking", "answers", lambda: _check_tracking(recipe))
     train = recipe.cluster.train
     if train.nodes > 1 or train.hostfile is not None:
         where = train.hostfile or train.rendezvous

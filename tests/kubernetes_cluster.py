@@ -24,6 +24,8 @@ GROUPS = {
         "persistentvolumeclaims": "PersistentVolumeClaim",
         "secrets": "Secret",
         "serviceaccounts": "ServiceAccount",
+        "services": "Service",
+        "configmaps": "ConfigMap",
     },
     "batch/v1": {"jobs": "Job"},
     "ray.io/v1": {"rayjobs": "RayJob"},
