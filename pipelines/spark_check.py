@@ -67,7 +67,8 @@ def _check_kubernetes(recipe: Recipe) -> str:
         ) from None
     check_kubernetes(recipe)
     kubectl = Kubectl(settings)
-    for verb, resource in (("create", "pods"), ("delete", "pods"), ("patch", "configmaps"), ("patch", "services")):
+    applied = ("configmaps", "services", "networkpolicies.networking.k8s.io")  # by Spark, beside its pods
+    for verb, resource in (("create", "pods"), ("delete", "pods"), *(("patch", one) for one in applied)):
         try:
             kubectl.run("auth", "can-i", verb, resource, "--quiet")
         except RefusedError:
