@@ -9,8 +9,8 @@ import functools
 import gc
 import logging
 import os
+import re
 import shutil
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,14 +23,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark import RDD, SparkConf, SparkContext
-from pyspark.errors import PySparkRuntimeError
 
-from gpt_core.errors import SetupError
 from jobs.job import POLL_SECONDS, Job
+from jobs.spark_conf import SCRATCH, spark_conf, worker_python, write_pod_template
+from jobs.spark_master import require_access, start_java
 
-SCRATCH = "spark-scratch"  # below the output folder; no manifest lists it
 SHORT_INPUT_BYTES = 256 << 20  # below it a local JVM starts cheaply rather than runs fast: 30 % less CPU on the demo
 
+_ON_LOOPBACK = re.compile(r"spark://(127\.0\.0\.1|localhost):")
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 Make = Callable[[pa.Table], pa.Table]
@@ -50,18 +50,16 @@ appender.stderr.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} spark %p %c{1}: %m%
 def spark_context(job: Job, *, input_bytes: int) -> Iterator[SparkContext]:
     """A context as recipe.cluster.spark asks for; it ends, and its scratch files go, with the block.
 
-    While it stands, the job reports how many of Spark's tasks are done. Raises SetupError if no Java starts.
+    While it stands, the job reports how many of Spark's tasks are done. Raises SetupError if no Java starts, or the
+    standalone master does not let this driver in.
     """
-    scratch = scratch_of(job)
+    scratch, master = scratch_of(job), job.recipe.cluster.spark.master
     scratch.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     logging.getLogger("py4j").setLevel(logging.WARNING)
-    try:
-        context = SparkContext(conf=_configure(job, scratch, input_bytes))
-    except PySparkRuntimeError as error:
-        raise SetupError(
-            f"Spark did not start ({error.getCondition()}); it needs Java 17 or newer on PATH or in JAVA_HOME"
-        ) from None
+    gateway = start_java(conf := _configure(job, input_bytes))
+    if job.recipe.cluster.spark.manager == "standalone":
+        conf.setAll(list(require_access(gateway, master).conf.items()))
+    context = SparkContext(conf=conf, gateway=gateway)
     ended = threading.Event()
     watch = threading.Thread(target=_report_tasks, args=(job, context, ended), daemon=True)
     watch.start()
@@ -233,30 +231,24 @@ def _unpack(content: bytes) -> pa.Table:
     return pa.ipc.open_stream(content).read_all()
 
 
-def _configure(job: Job, scratch: Path, input_bytes: int) -> SparkConf:
-    cluster = job.recipe.cluster.spark
-    conf = {
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.driver.memory": cluster.driver_memory,
-        "spark.executor.memory": cluster.executor_memory,
-        "spark.executorEnv.PYTHONPATH": str(Path(__file__).resolve().parents[1]),
-    }
-    if "//127.0.0.1:" in cluster.master or "//localhost:" in cluster.master:
+def _configure(job: Job, input_bytes: int) -> SparkConf:
+    """What this driver says; one that spark-submit started on a cluster has been told all."""
+    cluster, scratch = job.recipe.cluster, scratch_of(job)
+    if cluster.spark.deploy_mode == "cluster":
+        return SparkConf()
+    os.environ["PYSPARK_PYTHON"] = worker_python(cluster)
+    conf = spark_conf(cluster, job.output.absolute())
+    write_pod_template(cluster, job.output.absolute())
+    if cluster.spark.manager == "local" or _ON_LOOPBACK.match(cluster.spark.master):
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-    if cluster.master.startswith("local"):
+    if cluster.spark.manager == "local":
         quiet = scratch / "log4j2.properties"
         quiet.write_text(_QUIET, encoding="utf-8")
         options = [f"-Dlog4j2.configurationFile={quiet.as_uri()}", f'-Djava.io.tmpdir="{scratch}"']
         if input_bytes < SHORT_INPUT_BYTES:
             options += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-        conf |= {
-            "spark.driver.host": "127.0.0.1",
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.driver.extraJavaOptions": " ".join(options),
-            "spark.local.dir": str(scratch),
-        }
-    configured = SparkConf().setAppName(f"gptmill-{job.recipe.name}").setMaster(cluster.master)
+        conf |= {"spark.driver.extraJavaOptions": " ".join(options), "spark.local.dir": str(scratch)}
+    configured = SparkConf().setAppName(f"gptmill-{job.recipe.name}").setMaster(cluster.spark.master)
     return configured.setAll(list(conf.items()))
 
 

@@ -1,5 +1,6 @@
 """What is checked before anything starts, so that nobody learns after hours what was known at once."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,20 +13,25 @@ from pipelines.java import java_problem
 from pipelines.kubernetes import check_kubernetes
 from pipelines.machines import check_machines
 from pipelines.plan import PlannedStage
+from pipelines.spark_check import OPEN_MASTER, check_spark
 from pipelines.training_plan import plan_training, require_memory
+
+logger = logging.getLogger("gptmill")
 
 
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
     """The inputs of what will run are there; all that it needs can be used.
 
-    That is Java, Ray's Jobs API, Kubernetes, the machines that train, the tokenizer, the labels, the model to
-    fine-tune and the remote shards.
+    That is Java, Spark's master, Ray's Jobs API, Kubernetes, the machines that train, the tokenizer, the labels, the
+    model to fine-tune and the remote shards.
     Raises UserError where not, and ArtifactError for a copy of the shards that is not whole.
     """
     require_inputs(plan)
     waiting = [planned for planned in plan if planned.action == "run"]
     if any(planned.stage.engine == "spark" for planned in waiting):
         require_java()
+        if (found := check_spark(recipe)) == OPEN_MASTER:
+            logger.warning("warning: cluster.spark.master=%s: %s", recipe.cluster.spark.master, found)
     if any(planned.stage.name == "tokenizer" for planned in waiting):
         check_tokenizer(recipe)
     on_ray = {"ray": recipe.cluster.ray.launcher == "ray", "deepspeed": recipe.cluster.train.launcher == "ray"}

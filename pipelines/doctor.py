@@ -15,6 +15,7 @@ from pipelines.kubernetes import check_kubernetes
 from pipelines.machine_checks import machine_findings
 from pipelines.machines import check_machines
 from pipelines.plan import make_plan
+from pipelines.spark_check import OPEN_MASTER, check_spark
 from pipelines.training_plan import plan_training, require_memory
 
 
@@ -48,6 +49,8 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
     yield _try("labels", "every row can be read and its label used", lambda: check_labels(recipe))
     if recipe.finetune is not None and recipe.finetune.model is not None:
         yield _try("model", "can be fine-tuned", lambda: check_model(recipe))
+    if recipe.corpus is not None and recipe.cluster.spark.manager != "local":
+        yield _try("spark", "", lambda: check_spark(recipe))
     yield _try("tracking", "answers", lambda: _check_tracking(recipe))
     train = recipe.cluster.train
     if train.launcher == "torchrun" and (train.nodes > 1 or train.hostfile is not None):
@@ -89,7 +92,7 @@ def _check_tracking(recipe: Recipe) -> None:
 
 def _try(subject: str, well: str, check: Callable[[], object]) -> Finding:
     try:
-        check()
+        found = check()
     except GptmillError as error:
         return Finding(subject, False, str(error))
-    return Finding(subject, True, well)
+    return Finding(subject, True, found if isinstance(found, str) else well, warning=found == OPEN_MASTER)

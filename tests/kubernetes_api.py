@@ -120,7 +120,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self._lets_in():
             _, resource, name, _ = _place(urllib.parse.urlsplit(self.path).path)
-            self._answer(200, self.cluster.patch(resource, name, json.loads(body)))
+            change = json.loads(body)
+            if (resource, name) in self.cluster.objects:
+                self._answer(200, self.cluster.patch(resource, name, change))
+            else:  # as spark-submit applies what belongs to a driver
+                self._answer(201, self.cluster.create(resource, change))
+
+    def do_DELETE(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        if self._lets_in():
+            _, resource, name, _ = _place(urllib.parse.urlsplit(self.path).path)
+            self._answer(200, self.cluster.objects.pop((resource, name)))
 
     def _lets_in(self) -> bool:
         if self.headers.get("Authorization") != f"Bearer {self.cluster.token}":
@@ -178,7 +188,7 @@ def _discovery(path: str, served_groups: Groups) -> Content | None:
         return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "1"}, "paths": paths}
     if not served or path.count("/") > 3:
         return None
-    verbs = ["create", "get", "list", "patch"]
+    verbs = ["create", "delete", "get", "list", "patch"]
     resources = [
         {"name": name, "kind": kind, "namespaced": not name.startswith("cluster"), "singularName": "", "verbs": verbs}
         for name, kind in served.items()

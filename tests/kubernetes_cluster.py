@@ -24,8 +24,11 @@ GROUPS = {
         "persistentvolumeclaims": "PersistentVolumeClaim",
         "secrets": "Secret",
         "serviceaccounts": "ServiceAccount",
+        "services": "Service",
+        "configmaps": "ConfigMap",
     },
     "batch/v1": {"jobs": "Job"},
+    "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
     "ray.io/v1": {"rayjobs": "RayJob"},
     "trainer.kubeflow.org/v1alpha1": {"trainjobs": "TrainJob", "clustertrainingruntimes": "ClusterTrainingRuntime"},
 }
@@ -74,7 +77,7 @@ class KubernetesCluster:
         """The change is merged in; a job that is suspended is stopped."""
         content = self.objects[resource, name]
         _merge(content, change)
-        if content["spec"].get("suspend"):
+        if content.get("spec", {}).get("suspend"):
             self._stop(resource, name, "suspended")
         return content
 

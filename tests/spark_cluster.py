@@ -1,26 +1,51 @@
-"""A Spark standalone cluster on the loopback interface, from pip's pyspark: a master and workers, each a process."""
+"""A Spark standalone cluster on the loopback interface, from pip's pyspark: a master and workers, each a process.
+
+It is started as docs/clusters.md says: with a secret in a spark-defaults.conf that nobody else can read.
+"""
 
 import os
 import re
+import secrets
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-START_SECONDS = 60
+START_SECONDS = 120
 _MASTER = re.compile(r"Starting Spark master at (spark://\S+)")
 _REGISTERED = re.compile(r"Successfully registered with master")
+_PAGE = re.compile(r"UI?.* started at (http://\S+)")
+_SECURE = """spark.authenticate true
+spark.authenticate.secret {secret}
+spark.network.crypto.enabled true
+spark.network.crypto.saslFallback false
+spark.master.rest.enabled false
+"""
+
+
+def write_conf(folder: Path, text: str) -> dict[str, str]:
+    """The environment of who takes Spark's conf from `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "spark-defaults.conf"
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+    return {"SPARK_CONF_DIR": str(folder)}
 
 
 class SparkCluster:
-    """A master, and workers of one core each that can be killed and started."""
+    """A master, and workers of one core each that can be killed and started; `environment` lets a driver in.
 
-    def __init__(self, folder: Path) -> None:
+    `guarded=False` leaves the secret out.
+    """
+
+    def __init__(self, folder: Path, *, guarded: bool = True) -> None:
         self.folder = folder
+        self.secret = secrets.token_hex(32)
+        conf = _SECURE.format(secret=self.secret) if guarded else "spark.master.rest.enabled false\n"
+        self.environment = write_conf(folder / "conf", conf)
         self.processes: list[subprocess.Popen[bytes]] = []
         self.workers: list[subprocess.Popen[bytes]] = []
         log = self._start("master.Master", "master.log")
@@ -41,6 +66,11 @@ class SparkCluster:
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
 
+    def pages(self) -> list[str]:
+        """The addresses of the daemons' web pages."""
+        logs = [path.read_text(errors="replace") for path in self.folder.glob("*.log")]
+        return [found[1] for log in logs for found in _PAGE.finditer(log)]
+
     def stop(self) -> None:
         """All processes have ended."""
         for process in self.processes:
@@ -55,12 +85,16 @@ class SparkCluster:
         assert spec.origin is not None
         home = Path(spec.origin).parent
         command = [str(home / "bin/spark-class"), f"org.apache.spark.deploy.{role}", "--host", "127.0.0.1"]
-        environment = os.environ | {
-            "SPARK_HOME": str(home),
-            "SPARK_LOCAL_IP": "127.0.0.1",
-            "SPARK_DAEMON_MEMORY": "256m",
-            "PYSPARK_PYTHON": sys.executable,
-        }
+        environment = (
+            os.environ
+            | self.environment
+            | {
+                "SPARK_HOME": str(home),
+                "SPARK_LOCAL_IP": "127.0.0.1",
+                "SPARK_DAEMON_MEMORY": "256m",
+            }
+        )
+        environment.pop("PYTHONPATH", None)  # a driver says where its code is
         log = self.folder / log_name
         with log.open("wb") as file:
             self.processes.append(
@@ -85,9 +119,9 @@ class SparkCluster:
 
 
 @contextmanager
-def spark_cluster(folder: Path, *, workers: int) -> Iterator[SparkCluster]:
+def spark_cluster(folder: Path, *, workers: int, guarded: bool = True) -> Iterator[SparkCluster]:
     """A cluster with so many workers; it ends with the block."""
-    cluster = SparkCluster(folder)
+    cluster = SparkCluster(folder, guarded=guarded)
     try:
         for _ in range(workers):
             cluster.start_worker()

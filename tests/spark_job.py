@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow.parquet as pq
 
@@ -12,7 +14,14 @@ from gpt_core.artifact import Artifact, open_artifact
 from gpt_core.fingerprint import Json
 
 
-def prepare(output: Path, recipe: dict[str, Json], *, partitions: int = 3, master: str = "local[2]") -> None:
+def prepare(
+    output: Path,
+    recipe: dict[str, Json],
+    *,
+    partitions: int = 3,
+    master: str = "local[2]",
+    archive: Path | None = None,
+) -> None:
     """`output` holds what the runner puts there before it starts a job."""
     output.mkdir(parents=True)
     spark: Json = {
@@ -21,25 +30,34 @@ def prepare(output: Path, recipe: dict[str, Json], *, partitions: int = 3, maste
         "executor_memory": "512m",
         "partitions": partitions,
     }
-    (output / "recipe.json").write_text(json.dumps({"name": "test", **recipe, "cluster": {"spark": spark}}))
+    cluster: Json = {"spark": spark, "archive": None if archive is None else str(archive)}
+    (output / "recipe.json").write_text(json.dumps({"name": "test", **recipe, "cluster": cluster}))
     (output / "identity.json").write_text('{"made": "by hand"}')
 
 
-def run_job(module: str, output: Path, **inputs: Path) -> subprocess.CompletedProcess[str]:
+def run_job(
+    module: str, output: Path, environment: Mapping[str, str] = MappingProxyType({}), **inputs: Path
+) -> subprocess.CompletedProcess[str]:
     """The ended process of the job."""
-    job = start_job(module, output, **inputs)
+    job = start_job(module, output, environment, **inputs)
     stdout, stderr = job.communicate()
     return subprocess.CompletedProcess(job.args, job.returncode, stdout, stderr)
 
 
-def start_job(module: str, output: Path, **inputs: Path) -> subprocess.Popen[str]:
-    """The running process of the job."""
+def start_job(
+    module: str, output: Path, environment: Mapping[str, str] = MappingProxyType({}), **inputs: Path
+) -> subprocess.Popen[str]:
+    """The running process of the job, with `environment` beside the test's own."""
     given = [f"{name}={path}" for name, path in inputs.items()]
     arguments = ["--recipe", str(output / "recipe.json"), "--output", str(output), "--inputs", *given]
     command = [sys.executable, "-m", module, *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=output.parent, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=output.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
 
 

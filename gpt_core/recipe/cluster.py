@@ -1,5 +1,6 @@
 """Where it is made, and who watches: the sections `cluster` and `tracking`. They enter no fingerprint."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,19 +11,67 @@ from gpt_core.store_uri import tracking_uri_problem, without_secrets
 
 Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]*[mg]$")]
 DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]  # RFC 1123 label
+_PLACE = r"[^\s/:,@]+:[0-9]{1,5}"
+_SPARK_MASTER = re.compile(
+    rf"local(\[([1-9][0-9]*|\*)(,[1-9][0-9]*)?\])?|spark://{_PLACE}(,{_PLACE})*|yarn|k8s://https?://[^\s@?#]+"
+)
 StageName = Literal["clean", "dedup", "tokenizer", "shards", "pretrain", "finetune", "evaluate"]
+
+
+def mebibytes(memory: str) -> int:
+    """What `4g` and `512m` mean."""
+    return int(memory[:-1]) * (1024 if memory.endswith("g") else 1)
 
 
 class SparkCluster(Section):
     """Where clean and dedup run."""
 
-    master: Text = Field("local[*]", description="A Spark master: local[n], spark://, yarn or k8s://.")
+    master: Text = Field(
+        "local[*]",
+        description="local[n], spark://HOST:7077, yarn, or k8s://https://HOST:6443 with what cluster.kubernetes says.",
+    )
     deploy_mode: Literal["client", "cluster"] = Field(
         "client", description="Where the driver runs with yarn and k8s://: here, or on the cluster."
     )
     driver_memory: Memory = Field("2g", description="JVM heap.")
-    executor_memory: Memory = Field("2g", description="JVM heap of an executor; a local master has none.")
+    executor_memory: Memory = Field(
+        "2g",
+        description="JVM heap of an executor; a local master has none. For Python stands beside it with yarn as much "
+        "again, with k8s:// the rest of cluster.kubernetes.memory.",
+    )
+    executors: PositiveInt = Field(2, description="With yarn and k8s://; else as many as there are machines.")
+    executor_cores: PositiveInt | None = Field(
+        None, description="Default: with yarn 1, with k8s:// cluster.kubernetes.cpus, else all of its machine."
+    )
     partitions: PositiveInt | None = Field(None, description="Shuffle partitions; default: two a core.")
+
+    @property
+    def manager(self) -> Literal["local", "standalone", "yarn", "kubernetes"]:
+        """What places the tasks."""
+        if self.master == "yarn":
+            return "yarn"
+        kinds: dict[str, Literal["standalone", "kubernetes"]] = {"spark": "standalone", "k8s": "kubernetes"}
+        return kinds.get(self.master.partition("://")[0], "local")
+
+    @model_validator(mode="after")
+    def _master_takes_these_jobs(self) -> Self:
+        if self.master.startswith("sc://"):
+            raise ValueError(
+                f"cluster.spark.master={self.master!r}: Spark Connect runs DataFrames and no Python over Arrow tables, "
+                "which clean and dedup are; give the cluster's own master: spark://HOST:7077, yarn or "
+                "k8s://https://HOST:6443"
+            )
+        if not _SPARK_MASTER.fullmatch(self.master):
+            raise ValueError(
+                f"cluster.spark.master={self.master!r} is no master; write local[n], spark://HOST:7077, yarn or "
+                "k8s://https://HOST:6443"
+            )
+        if self.deploy_mode == "cluster" and self.manager not in ("yarn", "kubernetes"):
+            raise ValueError(
+                f"cluster.spark.deploy_mode=cluster is of yarn and k8s://; {self.master} runs no Python driver: leave "
+                "it out"
+            )
+        return self
 
 
 class RayCluster(Section):
@@ -115,12 +164,28 @@ class Cluster(Section):
     )
 
     @model_validator(mode="after")
+    def _spark_has_pods(self) -> Self:
+        spark, pods = self.spark, self.kubernetes
+        for field in ("executor_memory", "driver_memory") if spark.manager == "kubernetes" else ():
+            heap = getattr(spark, field)
+            if mebibytes(heap) >= mebibytes(pods.memory):
+                raise ValueError(
+                    f"cluster.kubernetes.memory={pods.memory} leaves nothing for Python beside "
+                    f"cluster.spark.{field}={heap}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _pods_can_be_made(self) -> Self:
         sections = {"process": self.process.launcher, "ray": self.ray.launcher, "train": self.train.launcher}
-        submitted = [f"cluster.{name}.launcher" for name, launcher in sections.items() if launcher == "kubernetes"]
+        submitted = [
+            f"cluster.{name}.launcher is kubernetes" for name, launcher in sections.items() if launcher == "kubernetes"
+        ]
+        if self.spark.manager == "kubernetes":
+            submitted.append(f"cluster.spark.master is {self.spark.master}")
         missing = [name for name in ("image", "claim") if getattr(self.kubernetes, name) is None]
         if submitted and missing:
-            raise ValueError(f"cluster.kubernetes.{missing[0]}: must be given, as {submitted[0]} is kubernetes")
+            raise ValueError(f"cluster.kubernetes.{missing[0]}: must be given, as {submitted[0]}")
         if self.train.launcher == "kubernetes" and (self.train.min_nodes or self.train.max_restarts):
             field = "min_nodes" if self.train.min_nodes else "max_restarts"
             raise ValueError(

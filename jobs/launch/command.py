@@ -29,8 +29,7 @@ def stop_command(spec: LaunchSpec, cluster: Cluster) -> list[str] | None:
 def target_of(spec: LaunchSpec, cluster: Cluster) -> TargetName | None:
     """The cluster that the stage is submitted to; None for a process here."""
     if spec.engine == "spark":
-        away = cluster.spark.master == "yarn" or cluster.spark.master.startswith("k8s://")
-        return "spark" if away and cluster.spark.deploy_mode == "cluster" else None
+        return "spark" if cluster.spark.deploy_mode == "cluster" else None
     if spec.engine == "ray":
         if cluster.ray.launcher == "kubernetes":
             return "kubernetes"

@@ -23,7 +23,7 @@ def attempt_of(kind: Kind, content: dict[str, Json], find_pods: Callable[[], Seq
     cancelled = at(content, "metadata", "annotations", CANCELLED) == "true" and state != "succeeded"
     pods = find_pods() if cancelled or state == "failed" else []
     disrupted = next(filter(None, map(disruption, pods)), "")
-    ended = next(filter(None, (_terminated(pod, kind.container) for pod in pods if is_driver(pod))), None)
+    ended = next(filter(None, (terminated(pod, kind.container) for pod in pods if is_driver(pod))), None)
     if cancelled:
         halted = state == "failed" or (_is_suspended(kind, content) and not any(map(is_alive, pods)))
         state, message = "stopped" if halted else "running", ""
@@ -121,7 +121,8 @@ def _condition(content: dict[str, Json], name: str) -> Json:
     return None
 
 
-def _terminated(pod: dict[str, Json], container: str) -> dict[str, Json] | None:
+def terminated(pod: dict[str, Json], container: str) -> dict[str, Json] | None:
+    """How the pod's container of that name ended; None where it has not."""
     for status in _list(at(pod, "status", "containerStatuses")):
         ended = at(status, "state", "terminated")
         if at(status, "name") == container and isinstance(ended, dict):

@@ -65,4 +65,8 @@ def open_target(name: TargetName, cluster: Cluster) -> Target:
 
         assert cluster.ray.jobs_address is not None
         return RayJobs(connect(cluster.ray.jobs_address), archive=cluster.archive is not None)
+    if name == "spark":
+        from jobs.launch.spark_submit import open_spark
+
+        return open_spark(cluster)
     raise NotImplementedError(name, cluster)
