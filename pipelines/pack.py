@@ -1,0 +1,61 @@
+"""`gptmill pack`: what a cluster needs to run gptmill's jobs.
+
+A wheel of the three packages, and an archive of a whole environment: interpreter, standard library, the installed
+distributions and gptmill itself. Unpacked into any folder of a Linux machine of the same architecture, bin/python runs
+there, and needs the C library and libstdc++ of the machine alone (a Spark driver Java too). The same environment gives
+the same bytes, so that machines can tell by the digest what they have unpacked already.
+
+Looked at, and why not: venv-pack and venv-pack2 leave the interpreter behind and refuse editable installs; conda-pack
+packs conda's environments alone; pex and shiv pack no interpreter either, or fetch one from GitHub; portable-python
+compiles one for half an hour. What makes an interpreter movable is patchelf, which is used here where it must be.
+"""
+
+import hashlib
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.pack_archive import Member, draft_of, write_archive
+from pipelines.pack_distributions import SHEBANG, distribution_members, needed_distributions, own_distribution
+from pipelines.pack_interpreter import interpreter_members, packages_folder
+from pipelines.pack_wheel import wheel_bytes, wheel_contents
+
+_COMMAND = SHEBANG + b"import sys\n\nfrom pipelines.cli import main\n\nsys.exit(main())\n"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was made."""
+
+    wheel: Path
+    archive: Path
+    sha256: str  # of the archive
+    archive_bytes: int
+    unpacked_bytes: int
+    distributions: int  # in the archive, gptmill apart
+
+
+def pack(output: Path, kind: str) -> Packed:
+    """Wheel and archive stand in `output`; the archive has what the jobs of this kind of cluster need.
+
+    Raises SetupError for what this machine lacks, and where `output` cannot be written; nothing half is left there.
+    """
+    version, own = own_distribution().version, wheel_contents()
+    wheel = output / f"gptmill-{version}-py3-none-any.whl"
+    with draft_of(wheel) as file:
+        file.write(wheel_bytes(own))
+    suffix = "" if kind == "all" else f"-{kind}"
+    archive = output / f"gptmill-{version}{suffix}-{sysconfig.get_platform().replace('-', '_')}.tar.gz"
+    with tempfile.TemporaryDirectory(prefix="gptmill-pack-") as scratch:
+        members = interpreter_members(Path(scratch))
+        distributions = needed_distributions(kind)
+        for distribution in distributions.values():
+            members |= distribution_members(distribution, packages_folder(), jars=kind == "all")
+        members |= {f"{packages_folder()}/{name}": Member(content) for name, content in own.items()}
+        if kind == "all":
+            members["bin/gptmill"] = Member(_COMMAND, executable=True)
+        unpacked_bytes = write_archive(members, archive)
+    with archive.open("rb") as packed:
+        sha256 = hashlib.file_digest(packed, "sha256").hexdigest()
+    return Packed(wheel, archive, sha256, archive.stat().st_size, unpacked_bytes, len(distributions))
