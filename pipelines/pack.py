@@ -16,6 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt_core.errors import SetupError
 from pipelines.pack_archive import Member, draft_of, write_archive
 from pipelines.pack_distributions import SHEBANG, distribution_members, needed_distributions, own_distribution
 from pipelines.pack_interpreter import interpreter_members, packages_folder
@@ -41,6 +42,17 @@ def pack(output: Path, kind: str) -> Packed:
 
     Raises SetupError for what this machine lacks, and where `output` cannot be written; nothing half is left there.
     """
+    try:
+        return _pack(output, kind)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SetupError(
+            f"{error.filename or output}: {reason}; give with --output a folder that can be written and has room, and "
+            "with TMPDIR one for 50 MB"
+        ) from None
+
+
+def _pack(output: Path, kind: str) -> Packed:
     version, own = own_distribution().version, wheel_contents()
     wheel = output / f"gptmill-{version}-py3-none-any.whl"
     with draft_of(wheel) as file:

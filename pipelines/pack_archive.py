@@ -6,7 +6,6 @@ compiled. Compression is zlib's quickest: packing takes a minute rather than ten
 would.
 """
 
-import contextlib
 import gzip
 import importlib.util
 import io
@@ -20,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
 from typing import BinaryIO
-
-from gpt_core.errors import SetupError
 
 DATE = 315532800  # 1980-01-01, the first that a zip can tell
 LEVEL = 1
@@ -40,25 +37,19 @@ class Member:
 
 @contextmanager
 def draft_of(path: Path) -> Iterator[BinaryIO]:
-    """What the block writes is `path` once it ends well. Raises SetupError, and leaves nothing, where it cannot be."""
+    """What the block writes is `path` once it ends well; else nothing is left. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("xb") as file:
             yield file
         draft.replace(path)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SetupError(
-            f"{error.filename or path}: {reason}; make room, or give with --output a folder that you can write"
-        ) from None
     finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
+        draft.unlink(missing_ok=True)
 
 
 def write_archive(members: Mapping[str, Member], path: Path) -> int:
-    """`path` is an archive of the members by their names. Returns its bytes before compression."""
+    """`path` is an archive of the members by their names. Returns its bytes before compression. Raises OSError."""
     with (
         draft_of(path) as file,
         gzip.GzipFile("", "wb", LEVEL, file, mtime=0) as compressed,
