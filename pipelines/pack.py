@@ -13,7 +13,9 @@ compiles one for half an hour. What makes an interpreter movable is patchelf, wh
 import hashlib
 import sysconfig
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import Distribution
 from pathlib import Path
 
 from gpt_core.errors import SetupError
@@ -53,21 +55,30 @@ def pack(output: Path, kind: str) -> Packed:
 
 
 def _pack(output: Path, kind: str) -> Packed:
-    version, own = own_distribution().version, wheel_contents()
+    version = own_distribution().version
     wheel = output / f"gptmill-{version}-py3-none-any.whl"
     with draft_of(wheel) as file:
-        file.write(wheel_bytes(own))
+        file.write(wheel_bytes(wheel_contents()))
     suffix = "" if kind == "all" else f"-{kind}"
     archive = output / f"gptmill-{version}{suffix}-{sysconfig.get_platform().replace('-', '_')}.tar.gz"
+    distributions = needed_distributions(kind)
     with tempfile.TemporaryDirectory(prefix="gptmill-pack-") as scratch:
-        members = interpreter_members(Path(scratch))
-        distributions = needed_distributions(kind)
-        for distribution in distributions.values():
-            members |= distribution_members(distribution, packages_folder(), jars=kind == "all")
-        members |= {f"{packages_folder()}/{name}": Member(content) for name, content in own.items()}
-        if kind == "all":
-            members["bin/gptmill"] = Member(_COMMAND, executable=True)
+        members = environment_members(distributions.values(), Path(scratch), driver=kind == "all")
         unpacked_bytes = write_archive(members, archive)
     with archive.open("rb") as packed:
         sha256 = hashlib.file_digest(packed, "sha256").hexdigest()
     return Packed(wheel, archive, sha256, archive.stat().st_size, unpacked_bytes, len(distributions))
+
+
+def environment_members(distributions: Iterable[Distribution], scratch: Path, *, driver: bool) -> dict[str, Member]:
+    """All files of an environment with these distributions and gptmill; those made for it stand in `scratch`.
+
+    For a driver it has Spark's jars and the command `gptmill` too.
+    """
+    members, packages = interpreter_members(scratch), packages_folder()
+    for distribution in distributions:
+        members |= distribution_members(distribution, packages, jars=driver)
+    members |= {f"{packages}/{name}": Member(content) for name, content in wheel_contents().items()}
+    if driver:
+        members["bin/gptmill"] = Member(_COMMAND, executable=True)
+    return members

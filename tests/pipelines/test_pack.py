@@ -15,12 +15,13 @@ from ray_cluster import ray_cluster
 from shards_job import DOCUMENTS, job_command, job_environment, made, run_job, whole, write_dedup, write_tokenizer
 
 from gpt_core.errors import SetupError
-from pipelines import pack_interpreter
-from pipelines.pack import pack
+from pipelines import pack_distributions, pack_interpreter
+from pipelines.pack import environment_members, pack
 from pipelines.pack_archive import Member, write_archive
 from pipelines.pack_distributions import (
     KINDS,
     ROOT,
+    Kind,
     distribution_members,
     distributions_of,
     imported_packages,
@@ -162,6 +163,23 @@ def test_the_wheel_can_be_installed(tmp_path: Path) -> None:
     assert done.stdout.startswith(str(tmp_path / "there/pipelines/cli.py"))
 
 
+def test_packing_makes_a_wheel_and_the_same_archive_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pack_distributions.KINDS, "spark", Kind(("gpt_core.fingerprint",)))  # the least there is
+    first, second = pack(tmp_path / "one", "spark"), pack(tmp_path / "two", "spark")
+    assert (first.sha256, first.distributions) == (second.sha256, 0)
+    platform = f"linux_{os.uname().machine}"
+    assert [path.name for path in sorted((tmp_path / "one").iterdir())] == [
+        "gptmill-0.1.0-py3-none-any.whl",
+        f"gptmill-0.1.0-spark-{platform}.tar.gz",
+    ]
+    with tarfile.open(first.archive) as archive:
+        archive.extractall(tmp_path / "it", filter="data")
+    done = subprocess.run(
+        [tmp_path / "it/bin/python", "-m", "gpt_core.fingerprint"], capture_output=True, check=False, env={}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_an_output_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SetupError, match=rf"{tmp_path}/file: file exists; give with --output a folder that can be"):
@@ -209,12 +227,13 @@ def test_distributions_that_cannot_be_carried_are_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive of what Ray's jobs need, unpacked."""
+    """An archive of what Ray's jobs need, unpacked. To save time it was not compressed."""
     require_namespaces()
-    packed = pack(tmp_path_factory.mktemp("packed"), "ray")
     folder = tmp_path_factory.mktemp("a worker") / "environment"
     folder.mkdir()
-    subprocess.run(["tar", "-xzf", packed.archive, "-C", folder], check=True)
+    members = environment_members(needed_distributions("ray").values(), folder.parent / "scratch", driver=False)
+    write_archive(members, folder.parent / "archive.tar.gz", level=0)
+    subprocess.run(["tar", "-xzf", folder.parent / "archive.tar.gz", "-C", folder], check=True)
     return folder
 
 
