@@ -164,7 +164,7 @@ def test_the_wheel_can_be_installed(tmp_path: Path) -> None:
 
 
 def test_packing_makes_a_wheel_and_the_same_archive_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pack_distributions.KINDS, "spark", Kind(("gpt_core.fingerprint",)))  # the least there is
+    monkeypatch.setitem(pack_distributions.KINDS, "spark", Kind(("gpt_core.errors",)))  # which needs nothing
     first, second = pack(tmp_path / "one", "spark"), pack(tmp_path / "two", "spark")
     assert (first.sha256, first.distributions) == (second.sha256, 0)
     platform = f"linux_{os.uname().machine}"
@@ -175,7 +175,7 @@ def test_packing_makes_a_wheel_and_the_same_archive_again(tmp_path: Path, monkey
     with tarfile.open(first.archive) as archive:
         archive.extractall(tmp_path / "it", filter="data")
     done = subprocess.run(
-        [tmp_path / "it/bin/python", "-m", "gpt_core.fingerprint"], capture_output=True, check=False, env={}
+        [tmp_path / "it/bin/python", "-m", "gpt_core.errors"], capture_output=True, check=False, env={}
     )
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -229,7 +229,7 @@ def test_distributions_that_cannot_be_carried_are_named(tmp_path: Path) -> None:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive of what Ray's jobs need, unpacked. To save time it was not compressed."""
     require_namespaces()
-    folder = tmp_path_factory.mktemp("a worker") / "environment"
+    folder = tmp_path_factory.mktemp("worker") / "environment"
     folder.mkdir()
     members = environment_members(needed_distributions("ray").values(), folder.parent / "scratch", driver=False)
     write_archive(members, folder.parent / "archive.tar.gz", level=0)
@@ -287,8 +287,11 @@ def test_a_stage_runs_on_a_machine_with_nothing_but_an_unpacked_archive(environm
 def test_a_node_of_ray_runs_on_an_unpacked_archive_alone(environment: Path, tmp_path: Path) -> None:
     """All of the work is done on the node that has no other Python, since the head has no CPU to give."""
     inputs = write_dedup(tmp_path / "dedup", DOCUMENTS, files=3), write_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/bash").symlink_to("/bin/bash")  # Ray starts its workers with it
     with ray_cluster(nodes=1, head_cpus=0) as cluster:
-        cluster.start_node(without_python([environment / "bin/python"], {"PATH": "/nowhere", **cluster.environment}))
+        settings = {"PATH": str(tmp_path / "bin"), **cluster.environment}
+        cluster.start_node(without_python([environment / "bin/python"], settings))
         cluster.wait_until_ready()
         command = job_command(tmp_path / "there", *inputs, address=cluster.address)
         settings = {**job_environment(), **cluster.environment}
