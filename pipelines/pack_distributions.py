@@ -30,7 +30,8 @@ SHEBANG = b"""#!/bin/sh
 '''exec' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"
 ' '''
 """
-_LONG_SHEBANG = re.compile(rb"#!/bin/sh\n'''exec' [^\n]*\n' '''\n")  # pip's, where a path is too long or has a space
+# Pip's, of an interpreter's path: in one line, or where it is too long or has a space in three.
+_PIPS_SHEBANG = re.compile(rb"#!(/[^\n ]*/python[0-9.]*( [^\n]*)?|/bin/sh\n'''exec' [^\n]*\n' ''')\n")
 
 
 @dataclass(frozen=True)
@@ -167,11 +168,7 @@ def distribution_members(distribution: Distribution, packages: str, *, jars: boo
 
 
 def script(path: Path) -> Member:
-    """An executable of a bin folder; one of this environment's Python runs the one beside it instead."""
+    """An executable of a bin folder; the Python beside it runs one of this environment's Python."""
     content = path.read_bytes()
-    first, _, rest = content.partition(b"\n")
-    if first.startswith(b"#!" + os.fsencode(sys.prefix)):
-        content = SHEBANG + rest
-    else:
-        content = _LONG_SHEBANG.sub(lambda _: SHEBANG, content, count=1)
-    return Member(content, executable=True)
+    found = _PIPS_SHEBANG.match(content)
+    return Member(SHEBANG + content[found.end() :] if found else content, executable=True)
