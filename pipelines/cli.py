@@ -157,7 +157,8 @@ def pack(
 
     from pipelines.pack import pack
 
-    packed = pack(output, kind)
+    with Console(stderr=True).status("packing, a minute or two"):
+        packed = pack(output, kind)
     print(f"wheel      {_shorten(packed.wheel)}")
     print(f"archive    {_shorten(packed.archive)}")
     print(f"sha256     {packed.sha256}")

@@ -14,7 +14,21 @@ from pipelines.plan import make_plan, resolve_paths
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "recipes" / "demo.yaml"
-COMMANDS = ("shards push", "run", "sweep", "plan", "status", "doctor", "generate", "lineage", "report", "schema")
+COMMANDS = (
+    "shards push", "run", "sweep", "plan", "status", "doctor", "generate", "pack", "lineage", "report", "schema",
+)
+    "shards push",
+    "run",
+    "sweep",
+    "plan",
+    "status",
+    "doctor",
+    "generate",
+    "pack",
+    "lineage",
+    "report",
+    "schema",
+)
 
 
 def gptmill(*arguments: str, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
