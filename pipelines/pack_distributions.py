@@ -7,6 +7,7 @@ these distributions require in turn. A distribution goes in whole: what it looks
 import ast
 import contextlib
 import importlib.metadata
+import json
 import os
 import re
 import sys
@@ -153,8 +154,9 @@ def distribution_members(distribution: Distribution, packages: str, *, jars: boo
     name = distribution.metadata["Name"]
     if distribution.files is None:
         raise SetupError(f"{name}: does not tell its files; install gptmill into a virtual environment")
-    if "dir_info" in (distribution.read_text("direct_url.json") or ""):
-        raise SetupError(f"{name}: is installed from a folder that other machines lack; install a wheel of it")
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        raise SetupError(f"{name}: is installed editable, of {origin['url']}; install it without --editable")
     for file in distribution.files:
         path = Path(os.path.normpath(str(file.locate())))
         if file.suffix == ".pyc" or file.name == "direct_url.json" or not path.is_file():

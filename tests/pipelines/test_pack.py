@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from bare_worker import require_namespaces, with_c_library_alone, with_small_disk, without_python
+from packaging.requirements import Requirement
 from ray_cluster import ray_cluster
 from shards_job import DOCUMENTS, job_command, job_environment, made, run_job, whole, write_dedup, write_tokenizer
 
@@ -207,11 +208,10 @@ def test_an_interpreter_that_cannot_be_moved_is_refused(monkeypatch: pytest.Monk
         pack_interpreter.interpreter_members(tmp_path)
 
 
-def test_distributions_that_cannot_be_carried_are_named(tmp_path: Path) -> None:
-    for name, files in {
-        "bare": {},
-        "linked": {"RECORD": "linked.py,,\n", "direct_url.json": '{"dir_info": {}}'},
-    }.items():
+def test_distributions_that_cannot_be_carried_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = '{"url": "file:///x", "dir_info": {"editable": true}}'
+    linked = {"RECORD": "linked.py,,\n", "direct_url.json": origin}
+    for name, files in {"bare": {}, "linked": linked}.items():
         info = tmp_path / f"{name}-1.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
@@ -219,10 +219,15 @@ def test_distributions_that_cannot_be_carried_are_named(tmp_path: Path) -> None:
             (info / file).write_text(text)
     with pytest.raises(SetupError, match="bare: does not tell its files; install gptmill into a virtual environment"):
         list(distribution_members(PathDistribution(tmp_path / "bare-1.dist-info"), "p", jars=False))
-    with pytest.raises(SetupError, match="linked: is installed from a folder that other machines lack"):
+    with pytest.raises(SetupError, match=r"linked: is installed editable, of file:///x; install it without"):
         list(distribution_members(PathDistribution(tmp_path / "linked-1.dist-info"), "p", jars=False))
     with pytest.raises(SetupError, match="not installed here: nowhere_to_be_found; run make install"):
         distributions_of(["nowhere_to_be_found"])
+    with pytest.raises(SetupError, match="gptmill needs nowhere-to-be-found>=1, which is not installed; run"):
+        pack_distributions._closure([Requirement("nowhere-to-be-found>=1")])
+    monkeypatch.setattr(pack_distributions, "OWN", "nowhere")
+    with pytest.raises(SetupError, match=f"nowhere is not installed in {sys.prefix}; run make install"):
+        pack(tmp_path, "spark")
 
 
 @pytest.fixture(scope="module")
