@@ -6,7 +6,7 @@ import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -190,6 +190,29 @@ def doctor(
 app.command(epilog=example('gptmill generate workspace/runs/demo/pretrain --prompt "The whale"'))(generate)
 
 app.command(epilog=example("gptmill lineage models:/demo-classifier@candidate"))(lineage)
+
+
+@app.command(epilog=example("gptmill pack --for spark"))
+def pack(
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where both go.")] = Path("dist"),
+    kind: Annotated[
+        Literal["spark", "ray", "train", "all"],
+        typer.Option("--for", help="Leave out what the jobs of another kind of cluster need."),
+    ] = "all",
+) -> None:
+    """Make what a cluster needs: gptmill's wheel, and an archive with interpreter and packages that runs anywhere."""
+    import platform
+
+    from pipelines.pack import pack
+
+    with Console(stderr=True).status("packing, a minute or two"):
+        packed = pack(output, kind)
+    print(f"wheel      {_shorten(packed.wheel)}")
+    print(f"archive    {_shorten(packed.archive)}")
+    print(f"sha256     {packed.sha256}")
+    print(f"size       {packed.archive_bytes / 1e6:,.0f} MB, unpacked {packed.unpacked_bytes / 1e6:,.0f} MB")
+    print(f"holds      Python {platform.python_version()} and {packed.distributions} distributions")
+    print(f"runs on    Linux, {platform.machine()}, glibc {platform.libc_ver()[1]} or newer")
 
 
 @app.command(epilog=example("gptmill report recipes/demo.yaml"))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import requests
 START_SECONDS = 90
 OBJECT_STORE_BYTES = 80_000_000
 NODE_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "GLOO_SOCKET_IFNAME": "lo"}
+PYTHON = (sys.executable,)
 _ADDRESS = re.compile(r"--address='(127\.0\.0\.1:\d+)'")
 _DASHBOARD = re.compile(r"RAY_API_SERVER_ADDRESS='(http://127\.0\.0\.1:\d+)'")
 _STARTED = re.compile(r"Ray runtime started")
@@ -46,28 +47,29 @@ class RayCluster:
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file)}
         self.nodes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, nodes: int) -> None:
+    def start(self, nodes: int, *, head_cpus: int = 1) -> None:
         """So many nodes are up, the head in."""
         if len(self.nodes) == nodes:
             return
         if not self.nodes:
-            self.start_head()
+            self.start_head(cpus=head_cpus)
         while len(self.nodes) < nodes:
             self.start_node()
         self.wait_until_ready()
 
-    def start_head(self) -> None:
+    def start_head(self, *, cpus: int = 1) -> None:
         """`address` and `jobs_address` are known when this returns."""
         dashboard = ["--dashboard-host", "127.0.0.1", "--dashboard-port", "0"]
         client = ["--ray-client-server-port", str(_free_port())]  # the one port for which 0 is refused
-        log = self._start("--head", "--port", "0", *dashboard, *client)
+        log = self._start(PYTHON, "--head", "--port", "0", "--num-cpus", str(cpus), *dashboard, *client)
         self.address = self._wait(log, _ADDRESS)[1]
         self.jobs_address = self._wait(log, _DASHBOARD)[1]
 
-    def start_node(self) -> None:
-        """One more node is there when this returns."""
+    def start_node(self, python: Sequence[str] = PYTHON) -> None:
+        """One more node, which runs on that Python, is there when this returns."""
         # one log monitor a machine: it would pass on its neighbours' logs
-        self._wait(self._start("--address", self.address, "--include-log-monitor", "false"), _STARTED)
+        options = ["--address", self.address, "--num-cpus", "1", "--include-log-monitor", "false"]
+        self._wait(self._start(python, *options), _STARTED)
 
     def kill_node(self) -> None:
         """The node that was started last dies at once, and all that runs on it."""
@@ -92,7 +94,7 @@ class RayCluster:
         while self.nodes:
             _end(self.nodes.pop())
 
-    def _start(self, *options: str) -> Path:
+    def _start(self, python: Sequence[str], *options: str) -> Path:
         """The log of a node in a session of its own; 0 lets the system choose a port."""
         number = len(list(self.folder.glob("*.log")))
         log = self.folder / f"{number}.log"
@@ -101,7 +103,6 @@ class RayCluster:
             "--dashboard-agent-listen-port": "0",  # else 52365 for every node
             "--min-worker-port": "0",  # else 10002 and up
             "--max-worker-port": "0",
-            "--num-cpus": "1",
             "--object-store-memory": str(OBJECT_STORE_BYTES),
             "--temp-dir": str(self.folder / str(number)),
         }
@@ -109,7 +110,7 @@ class RayCluster:
         with log.open("wb") as file:
             self.nodes.append(
                 subprocess.Popen(
-                    [sys.executable, "-c", _START, "start", "--block", "--disable-usage-stats", *options, *arguments],
+                    [*python, "-c", _START, "start", "--block", "--disable-usage-stats", *options, *arguments],
                     env={**os.environ, **self.environment, **NODE_ENVIRONMENT},
                     stdin=subprocess.DEVNULL,
                     stdout=file,
@@ -165,12 +166,12 @@ def _free_port() -> int:
 
 
 @contextmanager
-def ray_cluster(*, nodes: int) -> Iterator[RayCluster]:
+def ray_cluster(*, nodes: int, head_cpus: int = 1) -> Iterator[RayCluster]:
     """A cluster of so many nodes, the head in; it ends with the block."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         cluster = RayCluster(Path(folder))
         try:
-            cluster.start(nodes)
+            cluster.start(nodes, head_cpus=head_cpus)
             yield cluster
         finally:
             cluster.stop()
