@@ -49,14 +49,16 @@ from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
 from gpt_core.store_uri import without_secrets
-from jobs.launch.spec import HANDLE
+from jobs.launch.spec import HANDLE, SLURM_LOGS
 from jobs.lost_machine import explain_failure, spans_machines
 
 RECIPE, IDENTITY, PROGRESS, ERROR, LOG = "recipe.json", "identity.json", "progress.json", "error.json", "log.txt"
 ENVIRONMENT = "environment.json"
 KINDS = {"user": UserError, "preempted": PreemptedError, "transient": TransientError}  # of error.json; else "stage"
 CANCEL = "cancel.json"  # a request to the runner, see pipelines/cancel_request.py
-KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, ENVIRONMENT, LOG, CANCEL, HANDLE, ".attempt", ".lease"})
+KEPT_BETWEEN_ATTEMPTS = frozenset(
+    {RECIPE, IDENTITY, ENVIRONMENT, LOG, CANCEL, HANDLE, SLURM_LOGS, ".attempt", ".lease"}
+)
 RUNNER_PID = "GPTMILL_RUNNER_PID"  # set by the local runner: its jobs end when it is gone, even by SIGKILL
 RAY_RANK = "GPTMILL_RAY_RANK"
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK", RAY_RANK)  # set for a rank by torchrun, DeepSpeed's launcher, ours

@@ -7,6 +7,7 @@ from gpt_core.errors import GptmillError
 from gpt_core.recipe import Recipe
 from gpt_core.report.units import size
 from jobs.launch.manifests import submitted_stages
+from jobs.launch.slurm import check_slurm
 from jobs.tracking import SERVERS, tracking_uri
 from pipelines.checks import check_labels, check_model, check_ray_jobs, prepare_workspace
 from pipelines.disk_checks import check_commits, clock_finding, disk_finding
@@ -56,6 +57,8 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
     if train.launcher == "torchrun" and (train.nodes > 1 or train.hostfile is not None):
         where = train.hostfile or train.rendezvous
         yield _try("machines", f"{train.nodes} x {train.processes} ranks, {where}", lambda: check_machines(recipe))
+    if "slurm" in (recipe.cluster.process.launcher, train.launcher):
+        yield _try("slurm", "answers and would take the stages", lambda: check_slurm(recipe))
     if recipe.cluster.ray.jobs_address is not None:
         yield _ray_jobs(recipe, recipe.cluster.ray.jobs_address)
     submitted = submitted_stages(recipe.cluster)

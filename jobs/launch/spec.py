@@ -14,6 +14,7 @@ from gpt_core.errors import ArtifactError
 Engine = Literal["spark", "ray", "deepspeed", "python"]
 TargetName = Literal["ray", "slurm", "kubernetes", "spark"]
 HANDLE = "handle.json"  # in a stage's output; no manifest lists it
+SLURM_LOGS = "slurm"  # likewise, a folder
 PLACE_DIGITS = 6  # of the output path's SHA-256 in a submission id
 
 

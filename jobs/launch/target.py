@@ -69,4 +69,8 @@ def open_target(name: TargetName, cluster: Cluster) -> Target:
         from jobs.launch.spark_submit import open_spark
 
         return open_spark(cluster)
+    if name == "slurm":
+        from jobs.launch.slurm import SlurmTarget
+
+        return SlurmTarget(cluster)
     raise NotImplementedError(name, cluster)
