@@ -44,6 +44,7 @@ def make(job: Job) -> Outcome:
 
 run_job("tokenizer", make)
 """
+PATIENCE_SECONDS = 240
 WAIT = "while not (job.output.parent / 'go').exists(): time.sleep(0.05)"
 
 
@@ -111,12 +112,12 @@ class Stage:
 
 
 def end_of(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    told, _ = process.communicate(timeout=120)
+    told, _ = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, told
 
 
 def wait_for(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -238,10 +239,11 @@ def test_behind_a_killed_follower_the_next_attaches_to_the_one_job(slurm: SlurmC
     killed.kill()
     killed.communicate()
     follower = stage.start(["--", *stage.job(WAIT)], slurm)
+    assert follower.stdout is not None
+    assert follower.stdout.readline().startswith(f"attached to the slurm job {submission_id(stage.output)} (")
     stage.go()
     code, told = end_of(follower)
     assert code == 0, told
-    assert told.startswith(f"attached to the slurm job {submission_id(stage.output)} (")
     assert list(states(slurm, stage.output).values()) == ["COMPLETED"]
 
 
@@ -334,8 +336,10 @@ def test_an_archive_is_unpacked_once_and_brings_the_python(slurm: SlurmCluster, 
 @pytest.mark.train
 def test_two_nodes_stopped_and_started_again_make_the_bits_of_one_machine(slurm: SlurmCluster, tmp_path: Path) -> None:
     inputs = make_inputs(tmp_path / "inputs")
-    alone = finish(start_training("pretrain", tmp_path / "alone", make_recipe(tmp_path), inputs), tmp_path / "alone")
-    recipe = make_recipe(tmp_path, train={"launcher": "slurm", "nodes": 2, "processes": 1})
+    longer = {"tokens": 32 * 8 * 60, "validate_every_steps": 30}  # so that the signal finds it running
+    here = make_recipe(tmp_path, pretrain=longer)
+    alone = finish(start_training("pretrain", tmp_path / "alone", here, inputs), tmp_path / "alone")
+    recipe = make_recipe(tmp_path, pretrain=longer, train={"launcher": "slurm", "nodes": 2, "processes": 1})
     stage = Stage(tmp_path / "workspace", recipe, name="pretrain")
     places = {name: artifact.root for name, artifact in inputs.items()}
     command = job_command(LaunchSpec("jobs.pretrain", "deepspeed", places, stage.output), recipe.cluster)
