@@ -3,7 +3,8 @@
     python -m jobs.node --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 --rdzv-id NAME \
         --max-restarts 3 -m jobs.pretrain --recipe ... --output ...
 
-Takes torchrun's arguments, the same on every machine. What torchrun (of torch 2.13) does otherwise:
+Takes torchrun's arguments, the same on every machine. With `--rdzv-endpoint slurm` the machines are the nodes of the
+job step that it runs in, and meet at the first. What torchrun (of torch 2.13) does otherwise:
 
 - It knows by its host name alone whether HOST is this machine, and publishes that name as the address of rank 0. Where
   the name means 127.0.0.1, or nothing to the others, nobody meets. Here both come from the way that leads to HOST.
@@ -15,9 +16,15 @@ torchrun's own PET_RDZV_CONF sets the rendezvous' times: join_timeout=600, last_
 
 import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from gpt_core.errors import GptmillError, SetupError, StageError
 from jobs.network import way_to
+from jobs.slurm_meeting import SLURM, meeting
+
+LAST_WORDS_SECONDS = 3.0
 
 
 def main(argv: list[str]) -> None:
@@ -31,15 +38,24 @@ def main(argv: list[str]) -> None:
     from torch.distributed.run import parse_args, run
 
     arguments = parse_args(argv)  # type: ignore[no-untyped-call]
+    others, last_words_seconds = "start the others with `gptmill join RECIPE`", 0.0
+    if arguments.rdzv_endpoint == SLURM:
+        arguments.nnodes, arguments.rdzv_endpoint, arguments.local_addr, arguments.rdzv_conf = meeting(
+            arguments.rdzv_conf
+        )
+        others, last_words_seconds = "see whether the nodes reach each other's ports", LAST_WORDS_SECONDS
+    elif not arguments.standalone:
+        arguments.local_addr, arguments.rdzv_conf = _correct(
+            arguments.rdzv_endpoint, arguments.local_addr, arguments.rdzv_conf
+        )
     place = arguments.rdzv_endpoint
-    if not arguments.standalone:
-        arguments.local_addr, arguments.rdzv_conf = _correct(place, arguments.local_addr, arguments.rdzv_conf)
     try:
-        run(arguments)  # type: ignore[no-untyped-call]
+        with _staying_after_failure(last_words_seconds):
+            run(arguments)  # type: ignore[no-untyped-call]
     except RendezvousTimeoutError:
         raise StageError(
-            f"fewer than {arguments.nnodes.partition(':')[0]} machines met at {place} in time; start the others with "
-            "`gptmill join RECIPE`, or set cluster.train.min_nodes to go on with fewer"
+            f"fewer than {arguments.nnodes.partition(':')[0]} machines met at {place} in time; {others}, "
+            "or set cluster.train.min_nodes to go on with fewer"
         ) from None
     except RendezvousConnectionError as error:
         raise StageError(
@@ -48,6 +64,16 @@ def main(argv: list[str]) -> None:
         ) from None
     except RendezvousClosedError:
         raise StageError(f"the machines that met at {place} have ended; their logs say why") from None
+
+
+@contextmanager
+def _staying_after_failure(seconds: float) -> Iterator[None]:
+    """srun kills all other nodes' ranks once a node leaves with an error; rank 0 may still be writing why."""
+    try:
+        yield
+    except BaseException:
+        time.sleep(seconds)
+        raise
 
 
 def _correct(place: str, local_address: str | None, settings: str) -> tuple[str, str]:

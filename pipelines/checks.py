@@ -7,6 +7,7 @@ from pathlib import Path
 from gpt_core.errors import InputError, SetupError, UserError
 from gpt_core.model.hf_config import LANGUAGE_MODEL, WEIGHTS, read_config, require_shape
 from gpt_core.recipe import Recipe
+from jobs.launch.slurm import check_slurm
 from pipelines.java import java_problem
 from pipelines.machines import check_machines
 from pipelines.plan import PlannedStage
@@ -16,8 +17,8 @@ from pipelines.training_plan import plan_training, require_memory
 def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
     """The inputs of what will run are there; all that it needs can be used.
 
-    That is Java, Ray's Jobs API, the machines that train, the tokenizer, the labels, the model to fine-tune and the
-    remote shards.
+    That is Java, Ray's Jobs API, Slurm, the machines that train, the tokenizer, the labels, the model to fine-tune and
+    the remote shards.
     Raises UserError where not, and ArtifactError for a copy of the shards that is not whole.
     """
     require_inputs(plan)
@@ -30,6 +31,8 @@ def check_before_start(recipe: Recipe, plan: Sequence[PlannedStage]) -> None:
         check_ray_jobs(recipe)
     if any(planned.stage.name == "pretrain" for planned in waiting) and recipe.pretrain.init_from is not None:
         require_shape(recipe.model, Path(recipe.pretrain.init_from))
+    if waiting:
+        check_slurm(recipe)
     if any(planned.stage.engine == "deepspeed" for planned in waiting):
         check_machines(recipe)
     if any(planned.stage.name in ("finetune", "evaluate") for planned in waiting):

@@ -13,6 +13,7 @@ import psutil
 
 from gpt_core.errors import GptmillError
 from gpt_core.recipe import Recipe
+from jobs.launch.slurm import check_slurm
 from pipelines.checks import check_labels, check_model, check_ray_jobs, prepare_workspace
 from pipelines.java import java_problem
 from pipelines.machines import check_machines
@@ -70,9 +71,11 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
         yield _try("model", "can be fine-tuned", lambda: check_model(recipe))
     yield _try("tracking", "answers", lambda: _check_tracking(recipe))
     train = recipe.cluster.train
-    if train.nodes > 1 or train.hostfile is not None:
+    if train.launcher == "torchrun" and (train.nodes > 1 or train.hostfile is not None):
         where = train.hostfile or train.rendezvous
         yield _try("machines", f"{train.nodes} x {train.processes} ranks, {where}", lambda: check_machines(recipe))
+    if "slurm" in (recipe.cluster.process.launcher, train.launcher):
+        yield _try("slurm", "answers and would take the stages", lambda: check_slurm(recipe))
     if recipe.cluster.ray.jobs_address is not None:
         yield _ray_jobs(recipe, recipe.cluster.ray.jobs_address)
 

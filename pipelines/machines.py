@@ -18,7 +18,7 @@ def check_machines(recipe: Recipe) -> None:
     """
     train = recipe.cluster.train
     least = train.min_nodes or train.nodes
-    if least < train.nodes and not train.max_restarts:
+    if train.launcher == "torchrun" and least < train.nodes and not train.max_restarts:
         raise UserError(
             f"cluster.train.min_nodes={least}: fewer machines go on by starting again; set cluster.train.max_restarts "
             "to how often they may, or leave min_nodes out"

@@ -26,6 +26,7 @@ PATHS = {  # fields that name a file or folder, beside the workspace and lists
     "tokenizer": ("path",),
     "pretrain": ("init_from",),
     "finetune": ("model", "train", "validation", "test"),
+    "cluster": ("archive",),
     "cluster.train": ("shard_cache", "hostfile"),
 }
 

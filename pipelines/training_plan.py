@@ -131,8 +131,12 @@ def _decoder_config(recipe: Recipe, tokenizer: PlannedStage) -> DecoderConfig | 
 
 
 def require_memory(planned: TrainingPlan) -> None:
-    """Raises UserError for a training that cannot fit: what a rank needs and has, and the settings that would do."""
-    if not planned.fits:
+    """Raises UserError for a training that cannot fit: what a rank needs and has, and the settings that would do.
+
+    What the machines of a cluster have, only `cluster.train.memory_bytes` tells.
+    """
+    train = planned.training.train
+    if (train.launcher == "torchrun" or train.memory_bytes is not None) and not planned.fits:
         raise UserError(f"pretrain: needs {_lack(planned)}; {_way_out(planned)}")
 
 

@@ -62,6 +62,9 @@ def _launcher(train: TrainCluster, name: str) -> list[str]:
         alone = ["--no_ssh_check", "--master_addr", "127.0.0.1"] if train.nodes == 1 else []
         quiet = ["--log_level", "warning"]  # its log would tell all of MLFLOW_*, passwords too
         return ["-m", "deepspeed.launcher.runner", *places, *alone, *quiet, "--no_local_rank", "--module"]
+    if train.nodes > 1 and train.launcher == "slurm":
+        meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "slurm", "--rdzv-id", name]
+        return ["-m", "jobs.node", *ranks, *meeting, *restarts, "-m"]
     if train.nodes > 1 and train.rendezvous is not None:
         nodes = f"{train.min_nodes}:{train.nodes}" if train.min_nodes is not None else str(train.nodes)
         meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", train.rendezvous, "--rdzv-id", name]

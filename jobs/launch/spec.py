@@ -12,6 +12,7 @@ from gpt_core.artifact import write_json
 Engine = Literal["spark", "ray", "deepspeed", "python"]
 TargetName = Literal["ray", "slurm", "kubernetes", "spark"]
 HANDLE = "handle.json"  # in a stage's output; no manifest lists it
+SLURM_LOGS = "slurm"  # likewise, a folder
 PLACE_DIGITS = 6  # of the output path's SHA-256 in a submission id
 
 

@@ -51,4 +51,8 @@ class Target(Protocol):
 
 def open_target(name: TargetName, cluster: Cluster) -> Target:
     """The cluster that the recipe means. Raises SetupError where it cannot be reached, and the way out."""
+    if name == "slurm":
+        from jobs.launch.slurm import SlurmTarget
+
+        return SlurmTarget(cluster)
     raise NotImplementedError(name, cluster)
