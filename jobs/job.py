@@ -50,6 +50,7 @@ from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
 from gpt_core.store_uri import without_secrets
 from jobs.launch.spec import HANDLE
+from jobs.lost_machine import explain_failure, spans_machines
 
 RECIPE, IDENTITY, PROGRESS, ERROR, LOG = "recipe.json", "identity.json", "progress.json", "error.json", "log.txt"
 ENVIRONMENT = "environment.json"
@@ -122,16 +123,27 @@ def run_job(
             part()
     except GptmillError as error:
         end_with_error(error, arguments.output)
+    except Exception as error:
+        if spans_machines() and not (arguments.output / ERROR).exists():
+            told = explain_failure(error)
+            if isinstance(told, TransientError):
+                end_with_error(told, arguments.output)
+            _tell(told, arguments.output)
+        raise
     _leave(0)
 
 
 def end_with_error(error: GptmillError, output: Path) -> NoReturn:
     """The process ends with the error's exit code; error.json and stderr say why."""
+    _tell(error, output)
+    print(f"error: {without_secrets(str(error))}", file=sys.stderr)
+    _leave(error.exit_code)
+
+
+def _tell(error: GptmillError, output: Path) -> None:
     kind = next((name for name, kind in KINDS.items() if isinstance(error, kind)), "stage")
     if output.is_dir():
         write_json(output / ERROR, {"kind": kind, "message": without_secrets(str(error))})
-    print(f"error: {without_secrets(str(error))}", file=sys.stderr)
-    _leave(error.exit_code)
 
 
 def _leave(code: int) -> NoReturn:

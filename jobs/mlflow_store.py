@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -82,6 +83,18 @@ def _may_be_gone() -> Iterator[None]:
     except MlflowException as error:
         if error.error_code != GONE:
             raise
+
+
+def _version(found: ModelVersion) -> RegisteredVersion:
+    return RegisteredVersion(
+        name=str(found.name),
+        version=str(found.version),
+        aliases=tuple(found.aliases or ()),
+        run_id=found.run_id or None,
+        tags=dict(found.tags),
+        created_ms=int(found.creation_timestamp),
+        source=str(found.source or ""),
+    )
 
 
 class NodeMonitor:
@@ -342,14 +355,17 @@ class Store:
             if error.error_code in HOPELESS:
                 return None
             raise
-        return RegisteredVersion(
-            name=name,
-            version=str(found.version),
-            aliases=tuple(found.aliases),
-            run_id=found.run_id or None,
-            tags=dict(found.tags),
-            created_ms=int(found.creation_timestamp),
-        )
+        return _version(found)
+
+    def registered_versions(self) -> list[RegisteredVersion]:
+        """Every version of every model in the registry at this URI that this account may see; none has its aliases."""
+        client, found, token = MlflowClient(self.uri, registry_uri=self.uri), [], None
+        while True:
+            page = client.search_model_versions(page_token=token)
+            found += [_version(each) for each in page]
+            token = page.token
+            if not token:
+                return found
 
     def version_folder(self, version: RegisteredVersion) -> Path:
         """A folder with the version's files: the store's own where that is a local disk, else a copy."""
@@ -361,6 +377,15 @@ class Store:
         experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
         wanted = f"tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
         return [self._recorded(run) for run in self.client.search_runs(experiments, wanted)]
+
+    def run_tags(self, run_id: str) -> dict[str, str]:
+        """The tags of the run; none for a run that is gone."""
+        try:
+            return dict(self.client.get_run(run_id).data.tags)
+        except MlflowException as error:
+            if error.error_code in HOPELESS:
+                return {}
+            raise
 
     def recorded_run(self, run_id: str) -> RecordedRun:
         """What the store knows of the run."""

@@ -15,8 +15,10 @@ torchrun's own PET_RDZV_CONF sets the rendezvous' times: join_timeout=600, last_
 
 import os
 import sys
+from pathlib import Path
 
-from gpt_core.errors import GptmillError, SetupError, StageError
+from gpt_core.errors import GptmillError, SetupError, StageError, TransientError
+from jobs.job import ERROR, end_with_error
 from jobs.network import way_to
 
 
@@ -37,12 +39,12 @@ def main(argv: list[str]) -> None:
     try:
         run(arguments)  # type: ignore[no-untyped-call]
     except RendezvousTimeoutError:
-        raise StageError(
+        raise TransientError(
             f"fewer than {arguments.nnodes.partition(':')[0]} machines met at {place} in time; start the others with "
             "`gptmill join RECIPE`, or set cluster.train.min_nodes to go on with fewer"
         ) from None
     except RendezvousConnectionError as error:
-        raise StageError(
+        raise TransientError(
             f"{place} does not answer: {error.__cause__ or error}; is `gptmill run` or `gptmill join` running on that "
             "machine, and its port open to this one?"
         ) from None
@@ -66,6 +68,9 @@ def _correct(place: str, local_address: str | None, settings: str) -> tuple[str,
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except GptmillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    except GptmillError as failure:
+        place_of_output = Path(sys.argv[sys.argv.index("--output") + 1])
+        if not (place_of_output / ERROR).exists():  # a rank's own words say more
+            end_with_error(failure, place_of_output)
+        print(f"error: {failure}", file=sys.stderr)
+        sys.exit(failure.exit_code)

@@ -47,6 +47,7 @@ from jobs.tracking import (
     find_experiment,
     open_store,
     recording,
+    remember_store,
     tracking_uri,
 )
 from jobs.tracking_check import worded
@@ -74,6 +75,7 @@ def open_pipeline_run(
         run_id, experiment_id = open_run(recipe, store, run_id, name=recipe.name)
         with ending_on_failure(store, run_id):
             store.tag(run_id, {"gptmill.recipe": recipe.name, "gptmill.command": cut_tag(shlex.join(command))})
+            remember_store(recipe)
             log_new_parameters(store, run_id, flatten_parameters(tree, whole=RECIPE))
             store.log_json(run_id, tree, RECIPE)
     return PipelineRun(recipe, store, run_id, experiment_id, unrecorded)

@@ -63,6 +63,7 @@ class RegisteredVersion:
     run_id: str | None
     tags: dict[str, str]
     created_ms: int
+    source: str = ""  # where its files were taken from
 
 
 def flatten_parameters(tree: Mapping[str, Json], *, whole: str) -> dict[str, str]:

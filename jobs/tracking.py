@@ -10,6 +10,7 @@ The store is `tracking.uri`, else the environment's MLFLOW_TRACKING_URI (`mlflow
 only a database's URI there holds them: nothing that is shown or stored has it whole.
 """
 
+import json
 import logging
 import os
 import shlex
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from gpt_core.artifact import write_atomically
 from gpt_core.recipe import Recipe
 from gpt_core.store_uri import without_secrets
 from jobs.metric_queue import Item, MetricQueue, Note, Point, reason_of
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 RUN_ID = "GPTMILL_MLFLOW_RUN_ID"  # set for a job: the run of its stage
 TRACKING_URI, PARENT_RUN_ID = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"  # MLflow's own; `mlflow run` sets both
+REGISTRY_URI = "MLFLOW_REGISTRY_URI"  # MLflow's own; default: the tracking store
+STORES = ".stores.json"  # in a workspace
 RETRIES, TIMEOUT_SECONDS = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 IMPATIENCE = {RETRIES: "1", TIMEOUT_SECONDS: "10"}  # once more, at once: a server closes idle and broken connections
 OF_JOBS = {RETRIES: "0", TIMEOUT_SECONDS: "30"}  # the queue of a job's metrics tries again by itself
@@ -63,6 +67,27 @@ def tracking_uri(recipe: Recipe) -> str:
     uri = recipe.tracking.uri or os.environ.get(TRACKING_URI) or _workspace_uri(recipe)
     path = uri.removeprefix("sqlite:///")
     return uri if path == uri else f"sqlite:///{Path(path).absolute()}"
+
+
+def remember_store(recipe: Recipe) -> None:
+    """The workspace names the stores outside it that its runs are recorded in, and their models, without secrets.
+
+    `gptmill gc` asks all of them what it must not remove.
+    """
+    given = {tracking_uri(recipe), os.environ.get(REGISTRY_URI) or tracking_uri(recipe)} - {_workspace_uri(recipe)}
+    known = known_stores(Path(recipe.workspace))
+    stores = sorted({*known, *map(without_secrets, given)})
+    if stores != known:
+        write_atomically(Path(recipe.workspace) / STORES, json.dumps(stores, indent=1) + "\n")
+
+
+def known_stores(workspace: Path) -> list[str]:
+    """What `remember_store` noted."""
+    try:
+        stores: list[str] = json.loads((workspace / STORES).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return stores
 
 
 def page_command(recipe: Recipe) -> str:

@@ -5,10 +5,12 @@ written and deleted, no run is made. An account that may write and not delete le
 same.
 """
 
+import fcntl
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from gpt_core.errors import SetupError, UserError
 from gpt_core.recipe import Recipe
@@ -28,6 +30,7 @@ from jobs.tracking import (
     tracking_uri,
 )
 
+SQLITE_FILE = "sqlite:///"
 USERNAME, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 
 
@@ -43,7 +46,7 @@ def check_tracking(recipe: Recipe) -> None:
     if problem is not None:
         raise UserError(f"{TRACKING_URI} in the environment {problem}")
     with environment(IMPATIENCE):
-        with worded(recipe):
+        with worded(recipe), _one_maker(uri):
             store = open_store(recipe)
             experiment_id = find_experiment(recipe, store)
         ask = f"let its owner grant {_account()} EDIT, or name another"
@@ -57,6 +60,19 @@ def check_tracking(recipe: Recipe) -> None:
         for field, name in _registered_names(recipe) if uri.startswith(SERVERS) else ():  # a database lets everybody
             with worded(recipe, field=field, act=f"register {name!r}", way_out=ask):
                 store.try_registration(name)
+
+
+@contextmanager
+def _one_maker(uri: str) -> Iterator[None]:
+    """Of runs that begin at the same moment, one makes the database file: two would fail in each other's migrations."""
+    if not uri.startswith(SQLITE_FILE):
+        yield
+        return
+    path = Path(uri.removeprefix(SQLITE_FILE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _registered_names(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -65,6 +65,8 @@ def run(
         console = Console(quiet=as_json)
         result = run_recipe(load(recipe, overrides), console=console, only=only, until=until, wait=wait, events=events)
         events.result |= {"made": [*result.ran], "report": str(result.report) if result.report is not None else None}
+    if as_json:
+        return
 
     from pipelines.summary import summary_table
 
@@ -146,16 +148,41 @@ app.command(epilog=example("gptmill logs -f recipes/demo.yaml pretrain"))(stages
 app.command(epilog=example("gptmill cancel recipes/demo.yaml pretrain"))(stages_cli.cancel)
 
 
+@app.command(epilog=example("gptmill gc --workspace workspace"))
+def gc(
+    workspace: Annotated[Path, typer.Option(metavar="FOLDER", help="What to tidy.")] = Path("workspace"),
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    keep_days: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Keep what changed in the last N days; default: one hour, a week for trainings that can go on.",
+        ),
+    ] = None,
+) -> None:
+    """Remove what killed attempts left, and results that no recipe's last run names.
+
+    Shows them first, and asks. What a registered model, or a named result, was made of stays; where MLflow cannot be
+    asked, every result does.
+    """
+    from pipelines.tidy_cli import collect
+
+    collect(workspace, yes=yes, keep_days=keep_days)
+
+
 @app.command(epilog=example("gptmill doctor recipes/demo.yaml"))
 def doctor(
     recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="Also check what it needs.")] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Check this machine: Python, Java, packages, memory, disk and, with a recipe, its files and tracking."""
+    """Check this machine and, with a recipe, its workspace, files, tracking server and clusters. Exit 2 for BAD."""
     from pipelines.doctor import examine
+    from pipelines.finding import report_lines
 
-    findings = examine(load(recipe, None) if recipe else None)
-    for finding in findings:
-        print(f"{'ok ' if finding.well else 'BAD'} {finding.subject:<10} {without_secrets(finding.text)}")
+    findings = examine(load(recipe, overrides) if recipe else None)
+    for line in report_lines(findings):
+        print(without_secrets(line))
     if not all(finding.well for finding in findings):
         raise typer.Exit(2)
 

@@ -25,6 +25,7 @@ from jobs.job import PROGRESS
 from pipelines.events import PROGRESS_SECONDS, Events
 
 PLAIN_LINE_SECONDS = 15.0
+PIPED_WIDTH = 100_000  # a line of a tree or a table is a line of a file
 
 
 class StageDisplay:

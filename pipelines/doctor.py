@@ -1,70 +1,48 @@
 """Does this machine have what gptmill needs? Every finding says what was found and, if it is bad, the way out."""
 
-import importlib.metadata
-import importlib.util
-import os
-import shutil
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from gpt_core.errors import GptmillError
 from gpt_core.recipe import Recipe
+from gpt_core.report.units import size
+from jobs.tracking import SERVERS, tracking_uri
 from pipelines.checks import check_labels, check_model, check_ray_jobs, prepare_workspace
-from pipelines.java import java_problem
+from pipelines.disk_checks import check_commits, clock_finding, disk_finding
+from pipelines.finding import Finding
+from pipelines.machine_checks import machine_findings
 from pipelines.machines import check_machines
 from pipelines.plan import make_plan
-
-ENGINES = ("pyspark", "ray", "torch", "deepspeed", "mlflow", "pyarrow")
-NEEDED_MEMORY_BYTES = 6 * 2**30  # what the demo may take
-NEEDED_DISK_BYTES = 2 * 2**30
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the examination."""
-
-    subject: str
-    well: bool
-    text: str
+from pipelines.training_plan import plan_training, require_memory
 
 
 def examine(recipe: Recipe | None) -> list[Finding]:
-    """All findings, good and bad, in a fixed order. Only a recipe's servers need an engine: MLflow, and Ray's jobs."""
-    needs_java = recipe is None or recipe.corpus is not None
-    return [*_machine(needs_java=needs_java), *(_recipe_findings(recipe) if recipe else ())]
+    """All findings, good and bad: this machine, the workspace, the recipe's files, tracking, then each cluster.
 
-
-def _machine(*, needs_java: bool) -> Iterator[Finding]:
-    version = ".".join(map(str, sys.version_info[:3]))
-    right = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    yield Finding("python", right, f"{version} at {sys.executable}" + ("" if right else "; take 3.11 to 3.13"))
-    problem = java_problem() if needs_java else None
-    yield Finding("java", problem is None, problem or ("17 or newer" if needs_java else "not needed: no corpus"))
-    for name in ENGINES:
-        found = importlib.util.find_spec(name) is not None
-        yield Finding(name, found, importlib.metadata.version(name) if found else "not installed; run make install")
-    memory = psutil.virtual_memory()
-    yield Finding(
-        "memory",
-        memory.total >= NEEDED_MEMORY_BYTES,
-        f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} free; the demo takes up to 6",
-    )
-    yield Finding(
-        "cores", True, f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
-    )
+    Only a recipe's servers need an engine: MLflow, and Ray's jobs.
+    """
+    trains_here = recipe is not None and recipe.cluster.train.launcher == "torchrun"
+    return [
+        *machine_findings(
+            needs_java=recipe is None or recipe.corpus is not None,
+            needs_page=recipe is None or not tracking_uri(recipe).startswith(SERVERS),
+            train=recipe.cluster.train if recipe is not None and trains_here else None,
+        ),
+        *(_recipe_findings(recipe) if recipe else ()),
+    ]
 
 
 def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
     workspace = Path(recipe.workspace)
     yield _try("workspace", f"{workspace} can be written", lambda: prepare_workspace(workspace))
     if workspace.is_dir():
-        free = shutil.disk_usage(workspace).free
-        yield Finding("disk", free >= NEEDED_DISK_BYTES, f"{free / 2**30:.1f} GiB free below {workspace}")
-    yield _try("inputs", "every file of the recipe can be read", lambda: make_plan(recipe))
+        yield _try("commit", "fsync, rename, links and locks hold", lambda: check_commits(workspace))
+        clock = clock_finding(workspace)
+        yield from [clock] if clock else []
+    inputs = _try("inputs", "every file of the recipe can be read", lambda: make_plan(recipe))
+    yield inputs
+    if inputs.well:
+        yield from _room(recipe, workspace)
     yield _try("labels", "every row can be read and its label used", lambda: check_labels(recipe))
     if recipe.finetune is not None and recipe.finetune.model is not None:
         yield _try("model", "can be fine-tuned", lambda: check_model(recipe))
@@ -77,13 +55,24 @@ def _recipe_findings(recipe: Recipe) -> Iterator[Finding]:
         yield _ray_jobs(recipe, recipe.cluster.ray.jobs_address)
 
 
+def _room(recipe: Recipe, workspace: Path) -> Iterator[Finding]:
+    """Whether disk and memory hold what the recipe has yet to make."""
+    plan = make_plan(recipe)
+    if workspace.is_dir():
+        yield disk_finding(recipe, plan, workspace)
+    training = plan_training(recipe, plan)
+    if training is not None and recipe.cluster.train.launcher == "torchrun":
+        told = f"pretrain takes {size(training.need_bytes)} of a rank's {size(training.have_bytes)}"
+        yield _try("training", told, lambda: require_memory(training))
+
+
 def _ray_jobs(recipe: Recipe, address: str) -> Finding:
     from jobs.ray_submission import asks_for_token
 
     finding = _try("ray jobs", "answers and lets us in", lambda: check_ray_jobs(recipe))
     if finding.well and not asks_for_token(address):
         text = "answers anybody: whoever reaches it runs code there; start its nodes with RAY_AUTH_MODE=token"
-        return Finding("ray jobs", True, text)
+        return Finding("ray jobs", True, text, warning=True)
     return finding
 
 

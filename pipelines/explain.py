@@ -69,8 +69,10 @@ def explain_stage(name: str, plan: Sequence[PlannedStage], recipe: Recipe) -> Ex
         return Explanation(name, "damaged", f"damaged: {error}", root=root)
     if last is None:
         return Explanation(name, "gone", f"gone: recipe {recipe.name} made {root}, which is no more", root=root)
-    found = _differences(planned, last, {each.stage.name: each for each in plan}, Path(recipe.workspace), ())
-    once = {(each.through[:1], each.stage, each.change.path): each for each in found}
+    once: dict[object, Difference] = {}
+    stages = {each.stage.name: each for each in plan}
+    for each in _differences(planned, last, stages, Path(recipe.workspace), ()):
+        once.setdefault((each.through[:1], each.stage, each.change.path), each)
     if not once:
         return Explanation(name, "damaged", planned.why, last, root)
     told = f"must run: {len(once)} difference(s) from the last result of recipe {recipe.name}"

@@ -187,10 +187,11 @@ def _read(path: Path) -> Owner:
 def _runs(owner: Owner) -> bool:
     """Whether the owner's process is there; a later one that got its number is not."""
     try:
-        begun = psutil.Process(owner["pid"]).create_time()
+        process = psutil.Process(owner["pid"])
+        ended, begun = process.status() == psutil.STATUS_ZOMBIE, process.create_time()
     except psutil.NoSuchProcess:
         return False
-    return begun < datetime.fromisoformat(owner["since"]).timestamp() + CLOCK_STEP_SECONDS
+    return not ended and begun < datetime.fromisoformat(owner["since"]).timestamp() + CLOCK_STEP_SECONDS
 
 
 def _process_space() -> str:

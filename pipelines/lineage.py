@@ -117,6 +117,16 @@ class Places:
             )
         return version
 
+    def versions(self) -> list[RegisteredVersion]:
+        """All versions of all registered models. Raises SetupError where the store cannot be asked."""
+        with self._asking() as store:
+            return store.registered_versions()
+
+    def run_tags(self, run_id: str) -> dict[str, str]:
+        """The tags of a run; none where the run is gone. Raises SetupError where the store cannot be asked."""
+        with self._asking() as store:
+            return store.run_tags(run_id)
+
     def version_folder(self, version: RegisteredVersion) -> Path:
         """A folder with the version's files. Raises SetupError."""
         with self._asking() as store:

@@ -11,17 +11,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
+from gpt_core.errors import ArtifactError
 from gpt_core.fingerprint import SHORT
 from gpt_core.report import units
 from gpt_core.report.recipe_text import recipe_yaml
 from jobs.tracking import TRACKING_URI, tracking_uri
+from pipelines.display import PIPED_WIDTH
 from pipelines.lineage import MODELS, Lineage, Output, Places, trace
 from pipelines.lineage_check import RawFileState, check_files, check_version
 from pipelines.options import load
 
 NAMED = (".safetensors", "tokenizer.json", ".arrow")  # what models and shards are
 MOST_FILES = 6  # of an output's own that the tree names; the JSON has all
-PIPED_WIDTH = 100_000  # a line of the tree is a line of a file
 States = dict[str, list[RawFileState]]
 
 
@@ -40,7 +41,7 @@ def lineage(
         Path | None, typer.Option(metavar="FOLDER", help="Of the outputs and, without a server, of MLflow's store.")
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read every file: exit 1 unless all is as it was when the model was made.")
+        bool, typer.Option("--verify", help="Read every file: exit 3 unless all is as it was when the model was made.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -62,7 +63,7 @@ def lineage(
         for line in told_problems(found, verified=verify):
             console.print(line, soft_wrap=True, markup=False)
     if verify and found.problems:
-        raise typer.Exit(1)
+        raise typer.Exit(ArtifactError.exit_code)
 
 
 def _workspace_of(model: str) -> Path:

@@ -54,7 +54,7 @@ def stats(
 
 @app.command(epilog=example("gptmill shards verify recipes/demo.yaml"))
 def verify(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Check every byte: files, checksums, tokenizer, structure. Exit 1 and a line for each file that is damaged."""
+    """Check every byte: files, checksums, tokenizer, structure. Exit 3 and a line for each file that is damaged."""
     from gpt_core.data.verify import verify_shards
     from gpt_core.tokenizer.files import TOKENIZER
     from gpt_core.tokenizer.tokenizer import Tokenizer

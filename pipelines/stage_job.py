@@ -20,7 +20,9 @@ from gpt_core.artifact import MANIFEST, Artifact, open_artifact, write_atomicall
 from gpt_core.errors import BusyError, GptmillError, PreemptedError, StageError, TransientError
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Recipe
+from gpt_core.store_uri import without_secrets
 from jobs.job import ENVIRONMENT, ERROR, IDENTITY, LOG, RECIPE
+from jobs.launch.spec import HANDLE
 from pipelines.cancel_request import answer_cancel, drop_cancel, read_cancel
 from pipelines.display import StageDisplay
 from pipelines.events import Events, describe, kind_of
@@ -121,7 +123,7 @@ class _Making:
         self.started = time.monotonic()
         environment: dict[str, str] | None = None
         try:
-            self.check(lease)
+            self.rest(0, lease)
             if not run.console.is_terminal:
                 self.say(f"runs: {planned.why}")
             environment = run.watcher.started(planned)
@@ -148,9 +150,13 @@ class _Making:
         self.tell("failed", {"kind": kind_of(error), "error": describe(error)})
         if begun:
             self.run.watcher.failed(self.planned, error)
-        if isinstance(error, KeyboardInterrupt | SystemExit | BusyError) and self.planned.stop_command and begun:
+        stop = self.planned.stop_command if isinstance(error, KeyboardInterrupt | SystemExit | BusyError) else None
+        path = self.planned.output / ERROR
+        if not isinstance(error, BusyError) and stop is None and not path.exists():  # else the job has told it
+            write_json(path, {"kind": kind_of(error), "message": without_secrets(describe(error))})
+        if stop is not None and begun:
             self.say("its job on the cluster goes on; run again to attach, or stop it:")
-            self.run.console.print(shlex.join(self.planned.stop_command), highlight=False, soft_wrap=True, markup=False)
+            self.run.console.print(shlex.join(stop), highlight=False, soft_wrap=True, markup=False)
 
     def try_until_made(self, environment: Mapping[str, str], lease: Lease) -> Artifact:
         """What one of the attempts made. Raises the error of the last."""
@@ -159,16 +165,27 @@ class _Making:
             try:
                 return self.attempt(environment, lease, attempt)
             except TransientError as error:
+                if limits.retries == 0:
+                    raise
                 if attempt > limits.retries:
                     raise TransientError(f"{error}; tried {attempt} times, as cluster.limits.retries says") from None
                 seconds = limits.backoff_seconds * 2 ** (attempt - 1)
                 attempt += 1
                 self.say(f"{describe(error)}; tried again in {seconds:g} s, {attempt - 1} of {limits.retries}")
                 self.tell("retry", {"attempt": attempt, "seconds": seconds, "error": describe(error)})
-            until = time.monotonic() + seconds
+            self.rest(seconds, lease)
+
+    def rest(self, seconds: float, lease: Lease) -> None:
+        """So much time is over, and nothing stood against going on. Raises as `check` does."""
+        until = time.monotonic() + seconds
+        try:
+            self.check(lease)
             while time.monotonic() < until:
-                self.check(lease)
                 time.sleep(min(POLL_SECONDS, seconds))
+                self.check(lease)
+        except _StopError:
+            stop_on_cluster(self.planned)  # nobody follows it, but it may be there
+            raise
 
     def attempt(self, environment: Mapping[str, str], lease: Lease, number: int) -> Artifact:
         """What the job made. What it prints goes to log.txt; raises its own error, or one with the log's end."""
@@ -178,6 +195,8 @@ class _Making:
         if artifact is not None:
             return artifact
         (output / ERROR).unlink(missing_ok=True)
+        if planned.stop_command is None:
+            (output / HANDLE).unlink(missing_ok=True)  # of a cluster that this run does not submit to
         command: list[Json] = [*planned.command]
         self.tell("start", {"output": str(output), "why": planned.why, "attempt": number, "command": command})
         with (output / LOG).open("w" if number == 1 else "a", encoding="utf-8") as log:

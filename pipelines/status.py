@@ -14,7 +14,7 @@ from gpt_core.errors import GptmillError
 from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe_file import load_recipe
 from gpt_core.store_uri import without_secrets
-from jobs.job import ERROR, PROGRESS, RECIPE
+from jobs.job import ERROR, LOG, PROGRESS, RECIPE
 from jobs.launch.spec import Handle, read_handle
 from jobs.launch.target import Attempt, Target, open_target
 from pipelines.cancel_request import CANCELLED
@@ -37,6 +37,11 @@ class Submission:
     def living(self) -> bool:
         """Whether it is, or may be, pending or running."""
         return self.attempt is None or not self.attempt.ended
+
+    @property
+    def asked(self) -> bool:
+        """Whether its cluster has answered."""
+        return self.attempt is not None
 
     def __str__(self) -> str:
         state = self.attempt.state if self.attempt else f"its state cannot be asked: {self.problem}"
@@ -77,7 +82,7 @@ def stage_state(planned: PlannedStage) -> StageState:
         told = f"running: {_describe(output, progress)} ({by})"
         return StageState(planned, "running", told, runner=owner, job=job if ours else None, progress=progress)
     error = _read(output / ERROR)
-    if job is not None and job.living and not error:
+    if job is not None and job.living and (job.asked or not error):  # a follower may have given up
         told = f"submitted, and no runner follows it: {_describe(output, progress)} ({job})"
         return StageState(planned, "submitted", told, job=job, progress=progress)
     return _ended(planned, job, error)
@@ -96,6 +101,9 @@ def _ended(planned: PlannedStage, job: Submission | None, error: dict[str, Any])
         return StageState(planned, "cancelled", f"cancelled on the cluster: {job}", job=job)
     if job is not None:
         return StageState(planned, "failed", f"failed, and no runner was there to tell why: {job}", job=job)
+    if (planned.output / LOG).exists():
+        told = "failed: whoever made it is gone, and did not tell why; see its log, or run again"
+        return StageState(planned, "failed", told)
     return StageState(planned, "not made", f"not made: {planned.why}")
 
 

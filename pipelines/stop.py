@@ -7,7 +7,7 @@ from rich.console import Console
 
 from gpt_core.artifact import MANIFEST
 from gpt_core.errors import TransientError
-from jobs.job import CANCEL
+from jobs.job import CANCEL, ENVIRONMENT
 from jobs.launch.follow import cancel_job
 from jobs.launch.spec import submission_id
 from pipelines.cancel_request import answer_cancel, request_cancel
@@ -47,6 +47,7 @@ def stop_stage(planned: PlannedStage, console: Console) -> bool:
                 raise TransientError(f"{name}: the {state.job}, may go on: {error}; cancel it again") from None
             request_cancel(output)
             answer_cancel(output)
+            (output / ENVIRONMENT).unlink(missing_ok=True)  # of the runner that is gone; it may hold credentials
             stopped = True
     if stopped:
         console.print(f"{name:<10} is stopped; run again to go on", highlight=False)

@@ -67,5 +67,6 @@ class ProcessCluster:
             return Attempt(name, native_id, "running")
         if native_id in self.cancelled:
             return Attempt(name, native_id, "stopped")
-        code = int((self.folder / f"{name}.code").read_text())
+        told = self.folder / f"{name}.code"  # none where the job was killed
+        code = int(told.read_text()) if told.exists() else job.returncode
         return Attempt(name, native_id, "failed" if code else "succeeded", exit_code=code)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from gpt_core.artifact import MANIFEST, utc_now
-from gpt_core.errors import GptmillError, StageError, TransientError
+from gpt_core.errors import GptmillError, PreemptedError, StageError, TransientError
 from gpt_core.recipe_file import load_recipe
 from jobs.job import ERROR, RECIPE, end_with_error, end_with_runner
 from jobs.launch.spec import Handle, TargetName, submission_id
@@ -141,10 +141,10 @@ def cancel_job(target: Target, name: str) -> None:
     print(f"cancelled the job {last.name} ({last.native_id})")
 
 
-def _detach(signum: int, _: object) -> NoReturn:
+def _detach(*_: object) -> NoReturn:
     """The process ends and leaves the job alone. Nothing here needs to be put away."""
     print("detached; the job, once submitted, goes on", flush=True)
-    os._exit(128 + signum)
+    os._exit(PreemptedError.exit_code)
 
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:

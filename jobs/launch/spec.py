@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from gpt_core.artifact import write_json
+from gpt_core.errors import ArtifactError
 
 Engine = Literal["spark", "ray", "deepspeed", "python"]
 TargetName = Literal["ray", "slurm", "kubernetes", "spark"]
@@ -40,11 +42,21 @@ class Handle:
 
 
 def read_handle(output: Path) -> Handle | None:
-    """The note of the last submission of this output; None where there was none."""
+    """The note of the last submission of this output; None where there was none.
+
+    Raises ArtifactError for one that no submission can have left: its words go to the cluster's own commands.
+    """
+    path = output / HANDLE
     try:
-        return Handle(**json.loads((output / HANDLE).read_text(encoding="utf-8")))
+        handle = Handle(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError):
+        raise ArtifactError(f"{path}: is no note of a submission; delete it") from None
+    named = all(re.fullmatch(r"[A-Za-z0-9][\w./:-]*", str(word)) for word in (handle.name, handle.native_id))
+    if handle.target not in get_args(TargetName) or not named:
+        raise ArtifactError(f"{path}: names no job of a cluster; delete it")
+    return handle
 
 
 def submission_id(output: Path) -> str:

@@ -261,7 +261,7 @@ def test_sigterm_to_one_rank_stops_all_behind_the_same_step(
 ) -> None:
     output = tmp_path / "out"
     blow, recipe = Blow(1, "step", 16 + 12, "SIGTERM"), killed_recipe(tmp_path, keep_every_steps=10)
-    assert ranks.run(output, recipe, inputs, stage="finetune", blow=blow) == [75, 75], told(output)
+    assert ranks.run(output, recipe, inputs, stage="finetune", blow=blow) == [5, 5], told(output)
     error = json.loads((output / "error.json").read_text())
     message = "SIGTERM stopped it behind step 12; start it again to go on behind step 12"
     assert error == {"kind": "preempted", "message": message}

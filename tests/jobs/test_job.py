@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,12 +15,13 @@ import pytest
 from gpt_core.artifact import open_artifact
 from gpt_core.fingerprint import fingerprint
 from gpt_core.recipe_file import load_recipe
-from jobs.job import ERROR, IDENTITY, PROGRESS, RECIPE, RUNNER_PID, own_version
+from jobs.job import CANCEL, ERROR, IDENTITY, PROGRESS, RECIPE, RUNNER_PID, own_version
+from jobs.launch.spec import HANDLE
 
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
 PRELUDE = """
 import sys, time
-from gpt_core.errors import InputError, StageError
+from gpt_core.errors import InputError, PreemptedError, StageError, TransientError
 from jobs.job import Job, Outcome, run_job
 def make(job):
     table = job.output / "table"
@@ -67,7 +69,15 @@ def test_a_job_that_ends_well_leaves_a_manifest_of_what_it_made(tmp_path: Path) 
     assert manifest.wall_seconds < 60
 
 
-@pytest.mark.parametrize(("error", "code", "kind"), [("InputError", 2, "user"), ("StageError", 1, "stage")])
+@pytest.mark.parametrize(
+    ("error", "code", "kind"),
+    [
+        ("InputError", 2, "user"),
+        ("StageError", 3, "stage"),
+        ("TransientError", 3, "transient"),
+        ("PreemptedError", 5, "preempted"),
+    ],
+)
 def test_an_error_is_told_without_traceback_and_without_manifest(
     tmp_path: Path, error: str, code: int, kind: str
 ) -> None:
@@ -134,7 +144,7 @@ def test_a_job_ends_with_the_runner_that_started_it(tmp_path: Path) -> None:
     wait_for(output / "up")
     runner.kill()
     runner.wait()
-    assert job.wait(20) == 1
+    assert job.wait(20) == 5
 
 
 def test_progress_is_written_for_others_to_read(tmp_path: Path) -> None:
@@ -148,7 +158,7 @@ def test_an_input_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     output = prepare(tmp_path / "out")
     job = start(output, "return Outcome([table])", "--inputs", f"clean={tmp_path / 'none'}")
     _, stderr = job.communicate()
-    assert job.returncode == 1
+    assert job.returncode == 3
     assert "no manifest.json there; run the stage clean first" in stderr
 
 
@@ -157,7 +167,7 @@ def test_an_unprepared_output_is_refused(tmp_path: Path) -> None:
     (output / IDENTITY).unlink()
     job = start(output, "return Outcome([table])")
     _, stderr = job.communicate()
-    assert job.returncode == 1
+    assert job.returncode == 3
     assert "let `gptmill run` prepare the output folder" in stderr
 
 
@@ -168,3 +178,38 @@ def test_an_uninstalled_checkout_knows_its_version(monkeypatch: pytest.MonkeyPat
     installed = own_version()
     monkeypatch.setattr(importlib.metadata, "version", not_installed)
     assert own_version() == installed
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "kind", "message"),
+    [
+        (
+            'RuntimeError("[pair.cc:538] Connection closed by peer [10.0.0.2]")',
+            3,
+            "transient",
+            "lost another machine",
+        ),
+        ('ValueError("a bug")', 1, "stage", "failed: ValueError: a bug"),
+    ],
+)
+def test_a_rank_that_lost_another_machine_is_told_apart_from_one_that_failed(
+    tmp_path: Path, raised: str, code: int, kind: str, message: str
+) -> None:
+    output = prepare(tmp_path / "out")
+    ranks = {"TORCHELASTIC_RUN_ID": "it", "RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+    assert start(output, f"raise {raised}", **ranks).wait() == code
+    told = json.loads((output / ERROR).read_text())
+    assert told["kind"] == kind
+    assert f"rank 0 on {socket.gethostname()} {message}" in told["message"]
+    own = {"kind": "user", "message": "the other's own words"}
+    body = f"(job.output / 'error.json').write_text({json.dumps(json.dumps(own))}); raise {raised}"
+    assert start(output, body, **ranks).wait() == 1
+    assert json.loads((output / ERROR).read_text()) == own
+
+
+def test_what_others_left_for_the_runner_outlives_the_start_of_an_attempt(tmp_path: Path) -> None:
+    output = prepare(tmp_path / "out")
+    for name in (HANDLE, CANCEL):
+        (output / name).write_text("{}")
+    assert start(output, "return Outcome([table])").wait() == 0
+    assert [(output / name).exists() for name in (HANDLE, CANCEL)] == [True, True]

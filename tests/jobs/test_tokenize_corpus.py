@@ -144,11 +144,11 @@ def test_what_an_attempt_at_other_work_left_is_made_anew(tmp_path: Path) -> None
 
 
 @pytest.mark.ray
-def test_two_documents_of_one_id_exit_1_with_the_id(tmp_path: Path) -> None:
+def test_two_documents_of_one_id_exit_3_with_the_id(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
     twice = [*DOCUMENTS, ("id-7", "another text", "source-1")]
     done = run_job(tmp_path / "out", write_dedup(tmp_path / "dedup", twice, files=2), tokenizer)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stderr.splitlines()[-1] == "error: two documents have the id 'id-7'; run the stage dedup again"
     assert "Traceback" not in done.stderr
 
@@ -202,10 +202,10 @@ def test_an_address_without_host_and_port_is_refused(address: str) -> None:
         _require_listener(address)
 
 
-def test_an_absent_tokenizer_exits_1_and_is_named(tmp_path: Path) -> None:
+def test_an_absent_tokenizer_exits_3_and_is_named(tmp_path: Path) -> None:
     dedup = write_dedup(tmp_path / "dedup", DOCUMENTS, files=1)
     (tmp_path / "tokenizer").mkdir()
     done = run_job(tmp_path / "out", dedup, write_output(tmp_path / "tokenizer", "tokenizer").root)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "the manifest lists no tokenizer.json" in done.stderr
     assert "Traceback" not in done.stderr

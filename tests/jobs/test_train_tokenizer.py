@@ -118,14 +118,14 @@ def test_an_empty_corpus_exits_2_and_says_what_to_loosen(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_documents_that_do_not_balance_exit_1_without_a_traceback(tmp_path: Path) -> None:
+def test_documents_that_do_not_balance_exit_3_without_a_traceback(tmp_path: Path) -> None:
     done = run_job(tmp_path / "out", write_dedup(tmp_path / "dedup", TEXTS, listed=7))
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "error: the documents of dedup are 120, its manifest says 7; run the stage dedup again" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_an_absent_input_exits_1_and_is_named(tmp_path: Path) -> None:
+def test_an_absent_input_exits_3_and_is_named(tmp_path: Path) -> None:
     done = run_job(tmp_path / "out", tmp_path / "nowhere")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "nowhere: no manifest.json there; run the stage dedup first" in done.stderr

@@ -25,6 +25,7 @@ COMMANDS = (
     "status",
     "logs",
     "cancel",
+    "gc",
     "doctor",
     "generate",
     "lineage",
@@ -169,5 +170,5 @@ def test_the_schema_is_json_and_knows_every_section() -> None:
 def test_the_doctor_examines_the_machine() -> None:
     done = gptmill("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "ok  python" in done.stdout
-    assert "ok  java" in done.stdout
+    assert "ok   python" in done.stdout
+    assert "ok   java" in done.stdout

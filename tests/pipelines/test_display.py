@@ -9,6 +9,7 @@ from rich.text import Text
 
 from pipelines import display
 from pipelines.display import StageDisplay, describe_progress
+from pipelines.events import Events
 
 
 def test_progress_is_told_with_units_rate_and_measures() -> None:
@@ -21,7 +22,9 @@ def test_a_trainings_figures_fit_beside_a_bar_of_eighty_characters(tmp_path: Pat
     report = {"done": 1_310_720, "total": 3_400_000_000, "unit": "tokens", "measures": measures}
     (tmp_path / "progress.json").write_text(json.dumps(report))
     screen = io.StringIO()
-    with StageDisplay(Console(file=screen, force_terminal=True, width=80), stage="pretrain", output=tmp_path) as shown:
+    with StageDisplay(
+        Console(file=screen, force_terminal=True, width=80), Events(), stage="pretrain", output=tmp_path
+    ) as shown:
         shown.first = (shown.started - 10.0, 1_000_000 - 3_189_280)
         shown.update()
         shown.progress.refresh()
@@ -35,7 +38,7 @@ def test_a_plain_line_has_all_figures_and_the_jobs_own_time_left(tmp_path: Path)
     report = {"done": 5, "total": 10, "unit": "tokens", "measures": measures}
     (tmp_path / "progress.json").write_text(json.dumps(report))
     screen = io.StringIO()
-    with StageDisplay(Console(file=screen), stage="pretrain", output=tmp_path) as shown:
+    with StageDisplay(Console(file=screen), Events(), stage="pretrain", output=tmp_path) as shown:
         shown.spoken -= display.PLAIN_LINE_SECONDS + 1
         shown.update()
     told = "5 of 10 tokens, loss 3.215, validation loss 3.411, MFU 31.5%, skipped steps 2, 90 s left"
@@ -49,7 +52,7 @@ def test_progress_without_a_known_total_claims_none() -> None:
 def test_without_a_terminal_progress_comes_as_plain_lines(tmp_path: Path) -> None:
     screen = io.StringIO()
     (tmp_path / "progress.json").write_text(json.dumps({"done": 5, "total": 10, "unit": "tokens", "measures": {}}))
-    with StageDisplay(Console(file=screen), stage="pretrain", output=tmp_path) as shown:
+    with StageDisplay(Console(file=screen), Events(), stage="pretrain", output=tmp_path) as shown:
         shown.update()
         assert screen.getvalue() == ""
         shown.spoken -= display.PLAIN_LINE_SECONDS + 1
@@ -58,7 +61,7 @@ def test_without_a_terminal_progress_comes_as_plain_lines(tmp_path: Path) -> Non
 
 
 def test_a_job_that_reports_nothing_is_shown_all_the_same(tmp_path: Path) -> None:
-    with StageDisplay(Console(file=io.StringIO()), stage="clean", output=tmp_path) as shown:
+    with StageDisplay(Console(file=io.StringIO()), Events(), stage="clean", output=tmp_path) as shown:
         shown.update()
         (tmp_path / "progress.json").write_text('{"half')
         shown.update()

@@ -36,4 +36,4 @@ def test_a_jobs_api_that_asks_nobody_for_a_token_is_pointed_out(open_ray: str, m
     inputs = {"inputs": [{"path": "corpus.jsonl"}]}
     recipe = parse_recipe({"name": "it", "corpus": inputs, "cluster": {"ray": {"jobs_address": open_ray}}}, origin="it")
     text = "answers anybody: whoever reaches it runs code there; start its nodes with RAY_AUTH_MODE=token"
-    assert _ray_jobs(recipe, open_ray) == Finding("ray jobs", True, text)
+    assert _ray_jobs(recipe, open_ray) == Finding("ray jobs", True, text, warning=True)

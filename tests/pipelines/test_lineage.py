@@ -249,7 +249,7 @@ def test_the_command_draws_the_chain_and_fails_where_verification_does(recorded:
     (weights,) = Path(recipe.workspace).glob("mlartifacts/*/artifacts/registered/model.safetensors")
     weights.write_text("others")
     told_of = CliRunner().invoke(app, [*arguments, "--json"])
-    assert told_of.exit_code == 1
+    assert told_of.exit_code == 3
     tree: dict[str, Any] = json.loads(told_of.stdout)
     assert tree["verified"] is False
     assert tree["problems"] == ["models:/tiny/1: model.safetensors is none of the files that the manifests list"]

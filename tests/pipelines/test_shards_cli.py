@@ -90,7 +90,7 @@ def test_verify_names_every_damaged_shard(project: Project, whole: Path, tmp_pat
     flipped.write_bytes(content)
     missing.unlink()
     done = shards(project, workspace, "verify")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert f"{flipped}: the checksum differs from the manifest's" in done.stderr
     assert f"{missing}: is missing, the manifest says" in done.stderr
     assert "2 damaged; delete" in done.stderr

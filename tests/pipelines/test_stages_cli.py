@@ -5,6 +5,7 @@ The runner's side of a cancellation is in tests/pipelines/test_cancel.py.
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 from made_workspace import make_outputs, write_project
 from process_cluster import ProcessCluster
+from rich.console import Console
+from tiny_stage import UNTIL_GO, TinyStage, plan_stage
 from typer.testing import CliRunner
 
 from gpt_core.artifact import MANIFEST, write_atomically, write_json
@@ -27,6 +30,7 @@ from pipelines.cli import app
 from pipelines.lease import Lease
 from pipelines.plan import PlannedStage, make_plan, resolve_paths
 from pipelines.status import StageState, stage_state
+from pipelines.stop import stop_stage
 
 HERE = f"process {os.getpid()} on {socket.gethostname()}"
 
@@ -85,6 +89,8 @@ def test_every_state_of_a_stage_is_told_apart(run: Run) -> None:
         report = {"done": 5, "total": 10, "unit": "documents", "measures": {}}
         write_json(run.output / "progress.json", report)
         assert "5 of 10 documents, 0 s ago" in run.state().told
+    (run.output / "log.txt").touch()
+    assert run.state().told.startswith("failed: whoever made it is gone")
     write_json(run.output / "error.json", {"kind": "transient", "message": "a node was lost\nand more"})
     assert run.state().told == "failed (transient): a node was lost"
     write_json(run.output / "cancelled.json", {"user": "ada", "host": "laptop", "at": "then"})
@@ -100,12 +106,15 @@ def test_a_submitted_job_is_told_with_what_the_cluster_says_of_it(run: Run) -> N
     assert run.state().told == f"submitted, and no runner follows it: starting ({job}, running)"
     with Lease(run.output):  # which did not submit it: an older job is not its own
         time.sleep(1)
+    write_json(run.output / "error.json", {"kind": "transient", "message": "the cluster has not answered for 60 s"})
+    assert run.state().state == "submitted"
     run.cluster.away = True
+    assert run.state().state == "failed"
+    (run.output / "error.json").unlink()
     assert run.state().told.endswith(f"({job}, its state cannot be asked: connection refused)")
     assert run.state().state == "submitted"
     run.cluster.away = False
     os.killpg(run.cluster.jobs[name].pid, 9)
-    (run.cluster.folder / f"{name}.code").write_text("137")
     wait_until(lambda: not run.state().living)
     assert run.state().told == f"failed, and no runner was there to tell why: {job}, failed"
 
@@ -214,10 +223,11 @@ def test_a_stage_that_nobody_makes_is_not_waited_for(run: Run) -> None:
 
 def test_the_log_of_a_job_that_no_runner_follows_comes_from_the_cluster(run: Run) -> None:
     write_atomically(run.output / "log.txt", "what its runner saw before it was killed\n")
-    run.submit("echo begun; sleep 1; echo ended; exit 1")
+    run.submit("echo begun; until [ -e go ]; do sleep 0.05; done; echo ended; exit 1")
     wait_until(lambda: (run.cluster.folder / f"{next(iter(run.cluster.jobs))}.log").read_text())
     assert run.call("logs") == "begun\n"
     run.cluster.passed = 0
+    threading.Timer(0.5, (run.output / "go").touch).start()
     raised, told = run.fail("logs", "-f")
     assert told == "begun\nended\n"
     assert isinstance(raised, StageError)
@@ -272,10 +282,12 @@ def test_a_stage_that_is_made_in_the_meantime_stays_made(run: Run) -> None:
 
 def test_a_job_that_no_runner_follows_is_cancelled_on_its_cluster(run: Run) -> None:
     run.submit("sleep 60")
+    (run.output / "environment.json").write_text('{"MLFLOW_TRACKING_PASSWORD": "secret"}')
     (job,) = run.cluster.jobs.values()
     assert "clean      is stopped; run again to go on" in run.call("cancel").splitlines()
     assert job.poll() is not None
     assert run.state().told.startswith("cancelled by ")
+    assert not (run.output / "environment.json").exists()
     assert run.call("cancel") == "nothing runs\n"
 
 
@@ -311,3 +323,47 @@ def test_a_cluster_that_does_not_answer_is_no_success(run: Run) -> None:
     raised, _ = run.fail("cancel")
     assert isinstance(raised, TransientError)
     assert "may go on: connection refused; cancel it again" in str(raised)
+
+
+# ------------------------------------------------------------------------------- with real runners in other processes
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "failed (stage): tokenizer: the job was killed by signal 9: often"),
+        ("os._exit(0)", "failed (stage): tokenizer: the job ended without a manifest; its log is "),
+        ('raise InputError("the file x is gone")', "failed (user): the file x is gone"),
+    ],
+)
+def test_why_a_stage_failed_is_told_even_where_its_job_could_not(tmp_path: Path, body: str, told: str) -> None:
+    stage = TinyStage(tmp_path, body)
+    stage.start().communicate()
+    planned, _ = plan_stage(tmp_path)
+    assert stage_state(planned).told.startswith(told)
+
+
+def test_a_stage_of_another_process_is_watched_and_stopped(tmp_path: Path) -> None:
+    stage = TinyStage(tmp_path, UNTIL_GO)
+    runner = stage.start()
+    stage.wait_for(lambda: stage.attempts)
+    planned, _ = plan_stage(tmp_path)
+    assert stage_state(planned).told.startswith(f"running: starting (process {runner.pid} on {socket.gethostname()}")
+    assert stop_stage(planned, Console(quiet=True))
+    assert runner.wait() == 5
+    assert stage_state(planned).state == "cancelled"
+    handle = {"target": "slurm", "name": "old", "native_id": "1", "submitted_at": "2020-01-01"}
+    write_json(stage.output / "handle.json", handle)
+    (tmp_path / "go").touch()
+    stage.end(stage.start(), 0)
+    assert not (stage.output / "handle.json").exists()  # the stage was made here
+
+
+def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
+    stage = TinyStage(tmp_path, UNTIL_GO)
+    runner = stage.start()
+    stage.wait_for(lambda: stage.attempts)
+    runner.send_signal(signal.SIGINT)
+    runner.communicate()
+    planned, _ = plan_stage(tmp_path)
+    assert stage_state(planned).told.startswith("failed (interrupted): ")

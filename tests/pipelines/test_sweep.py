@@ -171,7 +171,7 @@ def test_a_stage_that_failed_for_one_combination_is_not_tried_for_the_next(tmp_p
     recipe, made = make_outputs(path)  # its documents are no Parquet, so the tokenizer's job really fails
     shutil.rmtree(made["tokenizer"].root)
     done = sweep(Project(path), Path(recipe.workspace), "shards.validation_fraction=0.1,0.2", "shards")
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 3, done.stderr
     first, second = json.loads(done.stdout)["combinations"]
     assert first["error"].startswith("tokenizer: the job exited 1")
     assert second["error"] == "tokenizer: failed already, for validation_fraction=0.1"
