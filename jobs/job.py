@@ -49,10 +49,11 @@ from gpt_core.fingerprint import Json, fingerprint
 from gpt_core.recipe import Recipe
 from gpt_core.recipe_file import load_recipe
 from gpt_core.store_uri import without_secrets
+from jobs.launch.spec import HANDLE
 
 RECIPE, IDENTITY, PROGRESS, ERROR, LOG = "recipe.json", "identity.json", "progress.json", "error.json", "log.txt"
 ENVIRONMENT = "environment.json"
-KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, ENVIRONMENT, LOG, ".attempt", ".lease"})
+KEPT_BETWEEN_ATTEMPTS = frozenset({RECIPE, IDENTITY, ENVIRONMENT, LOG, HANDLE, ".attempt", ".lease"})
 RUNNER_PID = "GPTMILL_RUNNER_PID"  # set by the local runner: its jobs end when it is gone, even by SIGKILL
 RAY_RANK = "GPTMILL_RAY_RANK"
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK", RAY_RANK)  # set for a rank by torchrun, DeepSpeed's launcher, ours
