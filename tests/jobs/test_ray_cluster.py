@@ -25,7 +25,7 @@ from gpt_core.recipe import Cluster
 from gpt_core.recipe import RayCluster as Settings
 from gpt_core.recipe_file import load_recipe
 from jobs.launch.command import native_command
-from jobs.launch.spec import LaunchSpec, submission_id
+from jobs.launch.spec import LaunchSpec, read_handle, submission_id
 from pipelines.plan import make_plan, resolve_paths
 
 pytestmark = pytest.mark.ray
@@ -111,6 +111,9 @@ def test_submitted_to_three_nodes_it_gives_the_bytes_of_a_laptop(
     assert made(output) == at_home
     assert f"submitted the ray job {submission_id(output)}\n" in said
     assert "Running entrypoint" in said
+    handle = read_handle(output)
+    assert handle is not None
+    assert handle.name == submission_id(output)
     assert end(start(cluster, output, inputs)) == f"{output} is whole already\n"
     assert statuses(cluster, output) == [("", "SUCCEEDED")]
     (job,) = jobs_of(cluster, submission_id(output))
