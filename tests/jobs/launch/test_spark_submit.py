@@ -15,7 +15,7 @@ from jobs.launch.spec import LaunchSpec, submission_id
 from jobs.launch.target import AlreadySubmittedError, Attempt
 from jobs.spark_conf import spark_conf, spark_home
 
-PODS = {"image": "registry/gptmill:1", "claim": "corpus", "memory": "6g", "namespace": "text", "secret": "store"}
+PODS = {"image": "registry/gptmill:1", "claim": "corpus", "memory": "6g", "secret": "store"}
 
 
 def cluster(master: str) -> Cluster:
