@@ -159,7 +159,7 @@ def server_time(folder: Path) -> float:
     try:
         with NamedTemporaryFile(dir=folder, prefix=".clock-") as probe:
             return os.fstat(probe.fileno()).st_mtime
-    except PermissionError:
+    except OSError:
         return time.time()
 
 

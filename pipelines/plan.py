@@ -16,8 +16,8 @@ from gpt_core.data.remote import folders_elsewhere
 from gpt_core.errors import ArtifactError, InputError, RecipeError
 from gpt_core.fingerprint import SHORT, Json, file_sha256, fingerprint
 from gpt_core.recipe import Recipe
-from jobs.launch.command import native_command, stop_command
-from jobs.launch.spec import LaunchSpec
+from jobs.launch.command import native_command, stop_command, target_of
+from jobs.launch.spec import LaunchSpec, TargetName
 from pipelines.changes import describe_changes
 from pipelines.gpt import stages_of
 from pipelines.stage import RawFile, Stage
@@ -41,6 +41,7 @@ class PlannedStage:
     output: Path
     inputs: dict[str, Path]
     command: list[str]
+    target: TargetName | None  # the cluster that the command submits to; None: the job is a process here
     stop_command: list[str] | None  # of a job that outlives the command
     artifact: Artifact | None
     action: Literal["run", "skip", "left out"]
@@ -91,6 +92,7 @@ def make_plan(recipe: Recipe, *, only: str | None = None, until: str | None = No
             output=output,
             inputs=inputs,
             command=native_command(spec, recipe.cluster),
+            target=target_of(spec, recipe.cluster),
             stop_command=stop_command(spec, recipe.cluster),
             artifact=artifact,
             action=action,

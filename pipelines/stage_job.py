@@ -6,13 +6,14 @@ cluster goes on there after Ctrl-C, SIGTERM and a lost lease: whoever runs the s
 """
 
 import json
-import os
 import shlex
 import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from rich.console import Console
 
@@ -92,8 +93,8 @@ class _Making:
         self.run = run
         self.name = planned.stage.name
         self.waits = False
-        limits = run.recipe.cluster.limits.minutes.items()
-        self.minutes = next((minutes for stage, minutes in limits if stage == self.name), None)
+        limits = {str(stage): minutes for stage, minutes in run.recipe.cluster.limits.minutes.items()}
+        self.minutes = None if planned.target == "slurm" else limits.get(self.name)  # Slurm's own begins with the job
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -122,6 +123,7 @@ class _Making:
         (planned.output / ENVIRONMENT).unlink(missing_ok=True)
         self.started = time.monotonic()
         environment: dict[str, str] | None = None
+        goes_on = False
         try:
             self.rest(0, lease)
             if not run.console.is_terminal:
@@ -131,11 +133,13 @@ class _Making:
             artifact = self.try_until_made(environment, lease)
         except BaseException as caught:
             error = caught.error if isinstance(caught, _StopError) else caught
+            goes_on = planned.target is not None and isinstance(error, KeyboardInterrupt | SystemExit)
             self.fail(error, begun=environment is not None)
             raise error from None
         finally:
             if not lease.lost:  # else they are another's by now
-                (planned.output / ENVIRONMENT).unlink(missing_ok=True)
+                if not goes_on:  # a job that waits on its cluster has yet to read it
+                    (planned.output / ENVIRONMENT).unlink(missing_ok=True)
                 answer_cancel(planned.output)
         run.watcher.made(planned, artifact)
         manifest = artifact.manifest
@@ -255,10 +259,11 @@ class _Making:
 
 def _open_to_others(planned: PlannedStage, environment: Mapping[str, str]) -> None:
     """Other machines may start their ranks, which read `environment`; only this user can, as the URI may be secret."""
-    draft = planned.output / f".{ENVIRONMENT}.{os.getpid()}"
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
-        json.dump(dict(environment), stream)
-    draft.replace(planned.output / ENVIRONMENT)
+    with NamedTemporaryFile(
+        "w", encoding="utf-8", dir=planned.output, prefix=f".{ENVIRONMENT}.", delete=False
+    ) as draft:
+        json.dump(dict(environment), draft)
+    Path(draft.name).replace(planned.output / ENVIRONMENT)
 
 
 def _finished_meanwhile(planned: PlannedStage) -> Artifact | None:

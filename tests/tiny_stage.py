@@ -124,6 +124,7 @@ def plan_stage(workspace: Path) -> tuple[PlannedStage, Run]:
         output=output,
         inputs={},
         command=[sys.executable, "-c", script, "--recipe", str(output / RECIPE), "--output", str(output)],
+        target=None if settings["stop_command"] is None else "ray",
         stop_command=settings["stop_command"],
         artifact=None,
         action="run",
