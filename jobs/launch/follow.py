@@ -123,13 +123,14 @@ def follow(target: Target, attempt: Attempt, output: Path) -> Attempt:
 
 def outcome(attempt: Attempt, output: Path) -> int:
     """The exit code for an ended job that told its error itself. Raises StageError for one that could not."""
-    if (output / MANIFEST).exists():
+    names = os.listdir(output)  # anew from a file server, which may remember for a minute that a name was not there
+    if MANIFEST in names:
         return 0
     told = f"the job {attempt.title}"
     reason = f": {attempt.message}" if attempt.message else ""
     if attempt.transient:
         raise TransientError(f"{told} was lost{reason}")
-    if (output / ERROR).exists():
+    if ERROR in names:
         return told_code(output)
     if attempt.state == "succeeded":
         raise StageError(f"{told} ended well, but without a manifest: it has failed")
