@@ -123,7 +123,7 @@ def follow(target: Target, attempt: Attempt, output: Path) -> Attempt:
 
 def outcome(attempt: Attempt, output: Path) -> int:
     """The exit code for an ended job that told its error itself. Raises StageError for one that could not."""
-    names = os.listdir(output)  # anew from a file server, which may remember for a minute that a name was not there
+    names = {path.name for path in output.iterdir()}  # a file server may remember for a minute that one was not there
     if MANIFEST in names:
         return 0
     told = f"the job {attempt.title}"
