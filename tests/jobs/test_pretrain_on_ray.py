@@ -22,11 +22,12 @@ from tiny_training import finish, make_inputs, make_recipe, start_training
 pytestmark = [pytest.mark.ray, pytest.mark.train]
 CHECK = """
 import sys
+from pathlib import Path
 from gpt_core.errors import SetupError
 from gpt_core.recipe_file import load_recipe
 from pipelines.checks import check_ray_jobs
 try:
-    check_ray_jobs(load_recipe(sys.argv[1]))
+    check_ray_jobs(load_recipe(Path(sys.argv[1])))
 except SetupError as error:
     print(error)
 """

@@ -250,7 +250,11 @@ def test_a_job_that_fails_brings_its_own_error_and_makes_way(
     said = end(start(cluster, output, inputs), 2)
     assert "recipe.json: 1 problem(s)" in said
     assert json.loads((output / "error.json").read_text())["kind"] == "user"
-    assert statuses(cluster, output) == [("", "FAILED"), ("-2", "FAILED")]
+    assert statuses(cluster, output) == [("", "FAILED")]
+
+    prepare(output, jobs_address=cluster.jobs_address)
+    end(start(cluster, output, inputs))
+    assert statuses(cluster, output) == [("", "FAILED"), ("-2", "SUCCEEDED")]
 
 
 def test_a_command_that_tells_no_error_is_told_by_its_job(cluster: RayCluster, tmp_path: Path) -> None:
