@@ -93,8 +93,8 @@ class _Making:
         self.run = run
         self.name = planned.stage.name
         self.waits = False
-        limits = {str(stage): minutes for stage, minutes in run.recipe.cluster.limits.minutes.items()}
-        self.minutes = None if planned.target == "slurm" else limits.get(self.name)  # Slurm's own begins with the job
+        minutes = run.recipe.cluster.limits.minutes_of(self.name)
+        self.minutes = None if planned.target == "slurm" else minutes  # Slurm's own begins with the job
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:

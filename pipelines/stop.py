@@ -43,8 +43,8 @@ def stop_stage(planned: PlannedStage, console: Console) -> bool:
         if state.job is not None and state.job.living:
             try:
                 cancel_job(open_cluster(state.job.handle, output), submission_id(output))
-            except OSError as error:
-                raise TransientError(f"{name}: the {state.job}, may go on: {error}; cancel it again") from None
+            except TransientError as error:
+                raise TransientError(f"{name}: the {state.job}, may go on: {error}") from None
             request_cancel(output)
             answer_cancel(output)
             (output / ENVIRONMENT).unlink(missing_ok=True)  # of the runner that is gone; it may hold credentials

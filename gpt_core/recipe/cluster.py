@@ -15,7 +15,6 @@ _PLACE = r"[^\s/:,@]+:[0-9]{1,5}"
 _SPARK_MASTER = re.compile(
     rf"local(\[([1-9][0-9]*|\*)(,[1-9][0-9]*)?\])?|spark://{_PLACE}(,{_PLACE})*|yarn|k8s://https?://[^\s@?#]+"
 )
-StageName = Literal["clean", "dedup", "tokenizer", "shards", "pretrain", "finetune", "evaluate"]
 
 
 def mebibytes(memory: str) -> int:
@@ -134,6 +133,18 @@ class Kubernetes(Section):
     runtime: DnsName = Field("torch-distributed", description="ClusterTrainingRuntime that a TrainJob refers to.")
 
 
+class StageMinutes(Section):
+    """Time limits of stages."""
+
+    clean: PositiveFloat | None = Field(None, description="Default: none.")
+    dedup: PositiveFloat | None = Field(None, description="Default: none.")
+    tokenizer: PositiveFloat | None = Field(None, description="Default: none.")
+    shards: PositiveFloat | None = Field(None, description="Default: none.")
+    pretrain: PositiveFloat | None = Field(None, description="Default: none.")
+    finetune: PositiveFloat | None = Field(None, description="Default: none.")
+    evaluate: PositiveFloat | None = Field(None, description="Default: none.")
+
+
 class Limits(Section):
     """What the runner does about stages that fail or take too long."""
 
@@ -142,9 +153,12 @@ class Limits(Section):
         description="How often a stage is started again whose failure may pass by itself, such as a lost machine.",
     )
     backoff_seconds: PositiveFloat = Field(10.0, description="Wait before the first of them; doubled each time.")
-    minutes: dict[StageName, PositiveFloat] = Field(
-        default_factory=dict, description="Time limit of a stage by its name; default: none."
-    )
+    minutes: StageMinutes = StageMinutes()
+
+    def minutes_of(self, stage: str) -> float | None:
+        """The time limit of a stage; None: there is none."""
+        found: float | None = getattr(self.minutes, stage)
+        return found
 
 
 class Cluster(Section):

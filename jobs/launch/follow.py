@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from gpt_core.artifact import MANIFEST, utc_now
-from gpt_core.errors import GptmillError, PreemptedError, StageError, TransientError, UserError
+from gpt_core.errors import GptmillError, PreemptedError, StageError, TransientError
 from gpt_core.recipe_file import load_recipe
-from jobs.job import ERROR, RECIPE, end_with_error, end_with_runner
+from jobs.job import ERROR, KINDS, RECIPE, end_with_error, end_with_runner
 from jobs.launch.spec import Handle, TargetName, submission_id
 from jobs.launch.target import AlreadySubmittedError, Attempt, Target, open_target
 
@@ -144,8 +144,7 @@ def outcome(attempt: Attempt, output: Path) -> int:
 def told_code(output: Path) -> int:
     """The exit code of the error that the job wrote down."""
     kind = json.loads((output / ERROR).read_text(encoding="utf-8"))["kind"]
-    errors = {"user": UserError, "preempted": PreemptedError}
-    return errors.get(kind, StageError).exit_code
+    return KINDS.get(kind, StageError).exit_code
 
 
 def cancel_job(target: Target, name: str) -> None:

@@ -79,7 +79,7 @@ def manifest(attempt: str, command: Sequence[str], output: Path, cluster: Cluste
         spec = _ray_job(attempt, command, cluster, pods)
     else:
         spec = _train_job(command, cluster, pods)
-    minutes = {str(name): value for name, value in cluster.limits.minutes.items()}.get(stage)
+    minutes = cluster.limits.minutes_of(stage)
     deadline: dict[str, Json] = {} if minutes is None else {"activeDeadlineSeconds": math.ceil(60 * minutes)}
     return {
         "apiVersion": kind.api,

@@ -136,7 +136,7 @@ def requested(stage: str, cluster: Cluster) -> list[str]:
     slurm, train = cluster.slurm, cluster.train
     training = stage in TRAININGS
     nodes = f"{train.min_nodes}-{train.nodes}" if train.min_nodes is not None else str(train.nodes)
-    minutes = {str(name): value for name, value in cluster.limits.minutes.items()}.get(stage)
+    minutes = cluster.limits.minutes_of(stage)
     options: dict[str, object] = {
         "--partition": slurm.partition,
         "--account": slurm.account,

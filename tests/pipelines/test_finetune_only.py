@@ -17,8 +17,8 @@ from gpt_core.recipe_file import load_recipe
 from pipelines.checks import check_before_start, check_model
 from pipelines.cli import app
 from pipelines.doctor import Finding
-from pipelines.doctor import _machine as examine_machine
 from pipelines.doctor import _recipe_findings as examine_recipe
+from pipelines.machine_checks import machine_findings
 from pipelines.machines import check_machines
 from pipelines.plan import make_plan, resolve_paths
 from pipelines.training_plan import plan_training
@@ -179,7 +179,7 @@ def test_every_command_works_or_says_that_there_is_no_corpus(here: Path, tmp_pat
 
 
 def test_the_doctor_asks_for_no_java_and_looks_at_the_model(here: Path, tmp_path: Path) -> None:
-    java = next(it for it in examine_machine(needs_java=False) if it.subject == "java")
+    java = next(it for it in machine_findings(needs_java=False, needs_page=False, train=None) if it.subject == "java")
     assert java == Finding("java", True, "not needed: no corpus")
     for model, told in (("model", "can be fine-tuned"), ("nowhere", "config.json: cannot be read")):
         recipe = resolve(f"workspace={tmp_path}/w", f"finetune.model={model}")

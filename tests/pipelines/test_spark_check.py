@@ -40,7 +40,7 @@ def test_an_open_master_is_a_warning(
         check_before_start(standalone, make_plan(standalone, until="clean"))
     assert caplog.messages == [f"warning: cluster.spark.master=spark://head:7077: {OPEN_MASTER}"]
     found = next(finding for finding in _recipe_findings(standalone) if finding.subject == "spark")
-    assert found == Finding("spark", True, OPEN_MASTER)
+    assert found == Finding("spark", True, OPEN_MASTER, warning=True)
 
     monkeypatch.setattr(jobs.spark_master, "ask_master", lambda _: Access(authenticated=True))
     assert check_spark(standalone) == "lets us in, with the secret"

@@ -322,7 +322,7 @@ def test_a_cluster_that_does_not_answer_is_no_success(run: Run) -> None:
     run.cluster.away = True
     raised, _ = run.fail("cancel")
     assert isinstance(raised, TransientError)
-    assert "may go on: connection refused; cancel it again" in str(raised)
+    assert "may go on: the cluster does not answer (connection refused); run again" in str(raised)
 
 
 # ------------------------------------------------------------------------------- with real runners in other processes

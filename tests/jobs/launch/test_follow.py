@@ -1,5 +1,6 @@
 """One job a stage, whoever follows it, and however often: a cluster whose jobs are processes of this machine."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from gpt_core.artifact import MANIFEST
 from gpt_core.errors import StageError, TransientError
 from jobs.job import ERROR
 from jobs.launch import follow as follower
-from jobs.launch.follow import _cancel, attach_or_submit, follow, outcome
+from jobs.launch.follow import attach_or_submit, cancel_job, follow, outcome
 from jobs.launch.spec import read_handle, submission_id
 from jobs.launch.target import AlreadySubmittedError, Attempt, Target
 
@@ -185,10 +187,10 @@ def test_a_cancelled_job_ends_and_is_told_from_a_failed_one(
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(run, Processes(cluster), output, *making(output, when=output / "never"))
         wait_for(output / "ran")
-        _cancel(Processes(cluster), name)
+        cancel_job(Processes(cluster), name)
         with pytest.raises(StageError, match=f"the job {name} was stopped; run again to start it anew"):
             following.result()
-    _cancel(Processes(cluster), name)
+    cancel_job(Processes(cluster), name)
     said = capsys.readouterr().out
     assert f"cancelled the job {name}\n" in said
     assert said.endswith(f"no job {name} runs\n")
@@ -201,21 +203,21 @@ def test_a_job_that_the_cluster_forgot_is_lost_and_may_be_tried_again(cluster: P
 
 
 def test_a_short_silence_is_sat_out_and_the_log_goes_on_where_it_stopped(
-    cluster: Path, output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    cluster: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower, "PATIENCE_SECONDS", 20)
-    gate, said = output / "gate", ""
-    with ThreadPoolExecutor(1) as pool:
+    gate, said = output / "gate", io.StringIO()
+    with ThreadPoolExecutor(1) as pool, redirect_stdout(said):
         following = pool.submit(run, Processes(cluster), output, *making(output, when=gate))
         deadline = time.monotonic() + 20
-        while "begun" not in said and time.monotonic() < deadline:
-            said += capsys.readouterr().out
+        while "begun" not in said.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
         (cluster / "cut").touch()
         gate.touch()
         wait_for(cluster / submission_id(output) / "code")
         (cluster / "cut").unlink()
         assert following.result() == 0
-    assert (said + capsys.readouterr().out).endswith("begun\ndone\n")
+    assert said.getvalue().endswith("begun\ndone\n")
 
 
 def test_a_long_silence_is_told_and_leaves_the_job_alone(cluster: Path, output: Path) -> None:
