@@ -113,10 +113,10 @@ def distributions_of(packages: Iterable[str]) -> set[str]:
 
 def own_distribution() -> Distribution:
     """gptmill as it is installed here. Raises SetupError where it is not."""
-    try:
-        return importlib.metadata.distribution(OWN)
-    except importlib.metadata.PackageNotFoundError:
-        raise SetupError(f"{OWN} is not installed in {sys.prefix}; run make install") from None
+    for found in importlib.metadata.distributions(name=OWN):
+        if found.read_text("METADATA") is not None:  # what setuptools leaves in a checkout, an egg-info, has none
+            return found
+    raise SetupError(f"{OWN} is not installed in {sys.prefix}; run make install")
 
 
 def _closure(requirements: Iterable[Requirement]) -> dict[str, Distribution]:
