@@ -11,7 +11,9 @@ from collections.abc import Mapping
 
 from pipelines.pack_distributions import PACKAGES, ROOT, own_distribution
 
-_TOLD_ANEW = frozenset({"RECORD", "WHEEL", "INSTALLER", "REQUESTED", "direct_url.json", "uv_build.json", "uv_cache.json"})
+_TOLD_ANEW = frozenset(
+    {"RECORD", "WHEEL", "INSTALLER", "REQUESTED", "direct_url.json", "uv_build.json", "uv_cache.json"}
+)
 _DATE = (1980, 1, 1, 0, 0, 0)
 _SUFFIXES = frozenset({".py", ".html", ".css", ".js"})
 
