@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -177,7 +178,7 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     Durable takes some 10 ms of a disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{uuid4().int}")  # process ids of two machines may be alike
     with draft.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()

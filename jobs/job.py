@@ -28,6 +28,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import IO, NoReturn
 
 import psutil
@@ -224,6 +225,13 @@ def _open_input(name: str, path: str, *, elsewhere: Sequence[str]) -> Artifact:
 def _is_rank() -> bool:
     """Whether a launcher of ranks started this process, its parent."""
     return any(name in os.environ for name in LAUNCHERS)
+
+
+def write_environment(output: Path, values: Mapping[str, str]) -> None:
+    """Jobs on other machines find `values`, which only this user can read: a store's URI may be secret."""
+    with NamedTemporaryFile("w", dir=output, prefix=f".{ENVIRONMENT}.", delete=False) as draft:  # mode 600
+        json.dump(dict(values), draft)
+    Path(draft.name).replace(output / ENVIRONMENT)
 
 
 def _take_environment(output: Path) -> None:

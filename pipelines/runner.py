@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from rich.console import Console
 
@@ -119,7 +120,7 @@ def _point_to(recipe: Recipe, planned: PlannedStage) -> None:
     """runs/{recipe name}/{stage} leads to the output; outputs.json says the same where links do not exist."""
     folder = Path(recipe.workspace) / RUNS / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
-    link, draft = folder / planned.stage.name, folder / f".{planned.stage.name}.{os.getpid()}"
+    link, draft = folder / planned.stage.name, folder / f".{planned.stage.name}.{uuid4().int}"
     target = os.path.relpath(planned.output, folder)
     if not link.is_symlink() or str(link.readlink()) != target:
         draft.symlink_to(target)

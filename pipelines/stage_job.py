@@ -5,15 +5,12 @@ final. A request to cancel, a time limit, a lost lease, Ctrl-C and SIGTERM stop 
 cluster goes on there after Ctrl-C, SIGTERM and a lost lease: whoever runs the stage next attaches to it.
 """
 
-import json
 import shlex
 import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from rich.console import Console
 
@@ -22,7 +19,7 @@ from gpt_core.errors import BusyError, GptmillError, PreemptedError, StageError,
 from gpt_core.fingerprint import Json
 from gpt_core.recipe import Recipe
 from gpt_core.store_uri import without_secrets
-from jobs.job import ENVIRONMENT, ERROR, IDENTITY, LOG, RECIPE
+from jobs.job import ENVIRONMENT, ERROR, IDENTITY, LOG, RECIPE, write_environment
 from jobs.launch.spec import HANDLE
 from pipelines.cancel_request import answer_cancel, drop_cancel, read_cancel
 from pipelines.display import StageDisplay
@@ -129,7 +126,7 @@ class _Making:
             if not run.console.is_terminal:
                 self.say(f"runs: {planned.why}")
             environment = run.watcher.started(planned)
-            _open_to_others(planned, environment)
+            write_environment(planned.output, environment)
             artifact = self.try_until_made(environment, lease)
         except BaseException as caught:
             error = caught.error if isinstance(caught, _StopError) else caught
@@ -255,15 +252,6 @@ class _Making:
             raise type(ordered)(f"{ordered}; {str(told).removeprefix(f'{self.name}: ')}") from None
         if isinstance(why, KeyboardInterrupt | SystemExit):  # that it kept its work matters to who sent the signal
             raise told from None
-
-
-def _open_to_others(planned: PlannedStage, environment: Mapping[str, str]) -> None:
-    """Other machines may start their ranks, which read `environment`; only this user can, as the URI may be secret."""
-    with NamedTemporaryFile(
-        "w", encoding="utf-8", dir=planned.output, prefix=f".{ENVIRONMENT}.", delete=False
-    ) as draft:
-        json.dump(dict(environment), draft)
-    Path(draft.name).replace(planned.output / ENVIRONMENT)
 
 
 def _finished_meanwhile(planned: PlannedStage) -> Artifact | None:

@@ -25,7 +25,7 @@ from gpt_core.artifact import MANIFEST
 from gpt_core.errors import SetupError, StageError
 from gpt_core.recipe import Cluster, Recipe
 from jobs.environment import python_environment, training_environment
-from jobs.job import ENVIRONMENT, ERROR
+from jobs.job import ENVIRONMENT, ERROR, write_environment
 from jobs.launch.slurm_queue import RefusedError, ask, attempts_at, find, partitions
 from jobs.launch.slurm_script import SCRIPT
 from jobs.launch.spec import SLURM_LOGS, submission_id
@@ -200,16 +200,12 @@ def require_commands() -> None:
 
 def _hand_over(output: Path) -> None:
     """The job finds this process' credentials in environment.json, if there is a runner, who removes it in the end."""
-    path = output / ENVIRONMENT
     try:
-        left = json.loads(path.read_text(encoding="utf-8"))
+        left = json.loads((output / ENVIRONMENT).read_text(encoding="utf-8"))
     except OSError:
         return
     ours = {name: value for name, value in os.environ.items() if name.startswith(CREDENTIALS_OF)}
-    draft = output / f".{ENVIRONMENT}.{os.getpid()}"
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
-        json.dump({**ours, **left}, stream)
-    draft.replace(path)
+    write_environment(output, {**ours, **left})
 
 
 def _changed_ns(path: Path) -> int:
