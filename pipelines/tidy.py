@@ -29,7 +29,8 @@ RESUMABLE_DAYS = 7.0
 FAILED = "cannot be removed"
 ATTEMPT = ".attempt"  # locked by a job that runs
 SCRATCH = {"clean": ("spark-scratch",), "dedup": ("spark-scratch",), "shards": ("runs",)}  # of whole outputs
-_DRAFT = re.compile(r"\..+\.\d+|\.(lease|clock|write)-.+|\.environment\.json\..+")  # of write_atomically, the lease, probes of the disk
+# Of write_atomically, the lease, probes of the disk, and write_environment.
+_DRAFT = re.compile(r"\..+\.\d+|\.(lease|clock|write)-.+|\.environment\.json\..+")
 
 Kind = Literal["attempt", "result", "scratch", "draft"]
 
