@@ -154,7 +154,7 @@ def test_killed_and_interrupted_runs_leave_the_job_and_the_next_one_attaches(
         interrupted = spawn(run, cluster.environment)
         wait_until(lambda: "attached to the ray job" in (output / "log.txt").read_text(), seconds=STEP_SECONDS)
         interrupted.send_signal(signal.SIGINT)
-        said += end(interrupted, 130)
+        said += end(interrupted, 5)
         assert f"-m jobs.launch.follow --target ray --output {output} --cancel\n" in said
         assert "detached; the job, once submitted, goes on\n" in (output / "log.txt").read_text()
         assert statuses(cluster, output) == [("", "RUNNING")]
