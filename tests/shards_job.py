@@ -38,7 +38,7 @@ def write_dedup(root: Path, documents: list[tuple[str, str, str]], *, files: int
 def write_tokenizer(root: Path) -> Path:
     root.mkdir()
     train_tokenizer([[text for _, text, _ in DOCUMENTS]], Settings(vocab_size=300)).save(root)
-    return write_output(root, "tokenizer", {}).root
+    return write_output(root, "tokenizer", {"vocab_size": 300}).root
 
 
 def prepare(output: Path, *, encoder: str = "auto", **ray: Json) -> None:
