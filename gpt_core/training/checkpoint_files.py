@@ -42,7 +42,7 @@ def find_damage(root: Path, entry: Mapping[str, Any]) -> str | None:
     return None if whole else f"{entry['path']} is not what was written"
 
 
-def detach(value: Any, *, copy: bool, copies: dict[int, UntypedStorage] | None = None) -> Any:
+def detach(value: Any, *, copy: bool, copies: dict[tuple[int, int], UntypedStorage] | None = None) -> Any:
     """The same value with plain tensors; with `copy` in storages of their own in the host's memory, shared as before.
 
     Dictionaries, lists and tuples are gone through. Either way torch.save writes the same bytes.
@@ -57,13 +57,14 @@ def detach(value: Any, *, copy: bool, copies: dict[int, UntypedStorage] | None =
     return value
 
 
-def _copy(value: Tensor, copies: dict[int, UntypedStorage]) -> Tensor:
+def _copy(value: Tensor, copies: dict[tuple[int, int], UntypedStorage]) -> Tensor:
     storage = value.untyped_storage()
-    if storage.data_ptr() not in copies:
+    key = storage.data_ptr(), storage.nbytes()  # a part of the weights may have a storage that begins where theirs does
+    if key not in copies:
         whole = torch.empty(0, dtype=torch.uint8, device=value.device).set_(storage)
-        copies[storage.data_ptr()] = whole.to("cpu", copy=True).untyped_storage()
+        copies[key] = whole.to("cpu", copy=True).untyped_storage()
     copied = torch.empty(0, dtype=value.dtype)
-    return copied.set_(copies[storage.data_ptr()], value.storage_offset(), value.shape, value.stride())
+    return copied.set_(copies[key], value.storage_offset(), value.shape, value.stride())
 
 
 def _write_file(root: Path, path: str, value: Any) -> Json:
