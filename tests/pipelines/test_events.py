@@ -80,11 +80,13 @@ def test_what_plan_tells_is_what_run_starts_and_its_events_say_so(tokenizing: Pr
     events = [event for event in events_of(out) if event["event"] != "progress"]
     assert [(event["event"], event.get("stage")) for event in events] == [
         ("plan", None),
+        ("tracking", None),
         ("start", "tokenizer"),
         ("made", "tokenizer"),
         ("done", None),
     ]
-    told, start, made, done = events
+    told, tracking, start, made, done = events
+    assert tracking["run_id"]
     assert [(stage["stage"], stage["action"]) for stage in told["stages"]] == [
         (stage.name, "run" if stage.name == "tokenizer" else "left out") for stage in STAGES if stage.name != "finetune"
     ]
