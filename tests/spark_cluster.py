@@ -47,6 +47,7 @@ class SparkCluster:
         conf = _SECURE.format(secret=self.secret) if guarded else "spark.master.rest.enabled false\n"
         self.environment = write_conf(folder / "conf", conf)
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.logs: list[Path] = []  # of each
         self.workers: list[subprocess.Popen[bytes]] = []
         log = self._start("master.Master", "master.log")
         self.url = self._wait(log, _MASTER)[1]
@@ -67,8 +68,9 @@ class SparkCluster:
         worker.wait()
 
     def pages(self) -> list[str]:
-        """The addresses of the daemons' web pages."""
-        logs = [path.read_text(errors="replace") for path in self.folder.glob("*.log")]
+        """The addresses of the living daemons' web pages."""
+        daemons = zip(self.processes, self.logs, strict=True)
+        logs = [log.read_text(errors="replace") for process, log in daemons if process.poll() is None]
         return [found[1] for log in logs for found in _PAGE.finditer(log)]
 
     def stop(self) -> None:
@@ -96,6 +98,7 @@ class SparkCluster:
         )
         environment.pop("PYTHONPATH", None)  # a driver says where its code is
         log = self.folder / log_name
+        self.logs.append(log)
         with log.open("wb") as file:
             self.processes.append(
                 subprocess.Popen(
