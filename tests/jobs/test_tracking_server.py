@@ -224,6 +224,7 @@ def test_a_wrong_password_ends_run_and_doctor_with_2_before_anything_starts(
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith(("error", "BAD"))]
-    assert " ".join(line.split()).startswith(f"{sign}tracking.uri: MLflow's store {shared.server.uri} does not let writer in: 401 ")
+    told = f"{sign}tracking.uri: MLflow's store {shared.server.uri} does not let writer in: 401 "
+    assert " ".join(line.split()).startswith(told)
     assert EVERY not in done.stdout + done.stderr
     assert not holders(tmp_path)
