@@ -1,7 +1,6 @@
 """Where Spark cannot run, is said before anything starts, with the way out."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,22 +64,13 @@ def test_yarn_needs_its_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         check_spark(recipe(tmp_path, "yarn", spark={"master": "yarn", "deploy_mode": "cluster"}))
 
 
-@pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
-    running = KubernetesApi(tmp_path)
-    for name, value in running.environment.items():
-        monkeypatch.setenv(name, value)
-    yield running
-    running.close()
-
-
-def test_kubernetes_must_take_pods_from_us(api: KubernetesApi, tmp_path: Path) -> None:
-    master = f"k8s://https://127.0.0.1:{api.server.server_port}"
+def test_kubernetes_must_take_pods_from_us(kubernetes_api: KubernetesApi, tmp_path: Path) -> None:
+    master = f"k8s://https://127.0.0.1:{kubernetes_api.server.server_port}"
     with pytest.raises(SetupError, match=r"cluster\.kubernetes\.claim=corpus"):
         check_spark(recipe(tmp_path, master, kubernetes=PODS))
-    api.create("persistentvolumeclaims", {"metadata": {"name": "corpus"}})
+    kubernetes_api.create("persistentvolumeclaims", {"metadata": {"name": "corpus"}})
     assert check_spark(recipe(tmp_path, master, kubernetes=PODS)) == "takes pods from us in the namespace default"
-    api.forbidden.add("configmaps")
+    kubernetes_api.forbidden.add("configmaps")
     with pytest.raises(SetupError, match=r"namespace=default: you may not patch configmaps; Spark's driver and"):
         check_spark(recipe(tmp_path, master, kubernetes=PODS))
     with pytest.raises(SetupError, match=r"no answer \(connection refused\); `kubectl cluster-info` tells the address"):

@@ -1,7 +1,6 @@
 """spark-submit in cluster mode: word for word; for real to an API of Kubernetes; and what is made of the answers."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,20 +73,11 @@ def test_the_command_has_all_conf_the_jobs_own_file_and_its_arguments(manager: s
     ]
 
 
-@pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
-    running = KubernetesApi(tmp_path)
-    for name, value in running.environment.items():
-        monkeypatch.setenv(name, value)
-    yield running
-    running.close()
-
-
 @pytest.mark.spark
-def test_kubernetes_gets_one_driver_pod_for_a_name(api: KubernetesApi, tmp_path: Path) -> None:
+def test_kubernetes_gets_one_driver_pod_for_a_name(kubernetes_api: KubernetesApi, tmp_path: Path) -> None:
     output = tmp_path / "w/clean/0123456789ab"
     output.mkdir(parents=True)
-    settings = cluster(f"k8s://https://127.0.0.1:{api.server.server_port}")
+    settings = cluster(f"k8s://https://127.0.0.1:{kubernetes_api.server.server_port}")
     spec = LaunchSpec("jobs.clean_corpus", "spark", {}, output)
     name, command = submission_id(output), job_command(spec, settings)
     target = open_spark(settings)
@@ -96,7 +86,7 @@ def test_kubernetes_gets_one_driver_pod_for_a_name(api: KubernetesApi, tmp_path:
     assert target.submit(name, command, output) == f"pod/{name}"
     with pytest.raises(AlreadySubmittedError):
         target.submit(name, command, output)
-    pod = api.objects["pods", name]
+    pod = kubernetes_api.objects["pods", name]
     (driver,) = pod["spec"]["containers"]
     main = output / "spark-scratch/clean_corpus.py"
     assert main.read_bytes() == Path("jobs/clean_corpus.py").read_bytes()
