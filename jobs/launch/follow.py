@@ -4,9 +4,10 @@
     python -m jobs.launch.follow --target slurm --output OUT --cancel
 
 Which cluster, says OUT/recipe.json. The job's name is made of OUT (submission_id) and is the key that keeps a stage
-from running twice: while a job of that name is pending or running, everybody else attaches to it. One that has ended,
-however it ended, makes way for the next attempt, NAME-2, NAME-3 and so on. OUT/handle.json tells where the job is, and
-is written before anybody waits for it. Whether the stage is whole the manifest in OUT says, never the cluster.
+from running twice: while a job of that name is pending or running, or has made the output, everybody else attaches to
+it. One that has ended without makes way for the next attempt, NAME-2, NAME-3 and so on. OUT/handle.json tells where the
+job is, and is written before anybody waits for it. Whether the stage is whole the manifest in OUT says, never the
+cluster.
 
 The job's log goes to stdout as it comes. The exit code is that of the job's own error, or gpt_core/errors.py's;
 error.json says why. SIGINT, SIGTERM and SIGKILL end this process alone; the job goes on.
@@ -64,8 +65,8 @@ def attach_or_submit(target: Target, kind: TargetName, command: Sequence[str], o
     while True:
         with _answers():
             last = target.latest(name)
-        if last is not None and not last.ended:
-            print(f"attached to the {kind} job {last.title}, which is {last.state}", flush=True)
+        if last is not None and (not last.ended or (output / MANIFEST).exists()):
+            print(f"attached to the {kind} job {last.title} ({last.state})", flush=True)
             Handle(kind, last.name, last.native_id, utc_now()).write(output)
             return last
         attempt = next_name(name, last)
