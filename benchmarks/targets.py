@@ -29,6 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import pytest
 from ray_cluster import ray_cluster
 from slurm_cluster import slurm_cluster
 from spark_cluster import spark_cluster
@@ -38,7 +39,7 @@ from network_nodes import two_nodes
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("clean", "dedup", "tokenizer", "shards", "pretrain", "finetune", "evaluate")
-TOLD_SECONDS = ("curves.json", "evaluation.json")  # hold times, or figures that the registry's state enters
+TOLD_SECONDS = {"curves.json", "steps.jsonl", "evaluation.json"}  # evaluation: figures that the registry's state enters
 PORT = 29417
 
 
@@ -126,20 +127,24 @@ def main() -> None:
     parser.add_argument("--here", type=Path, help="workspace of a run here with the same recipe; default: made now")
     arguments = parser.parse_args()
     chosen = [target for target in TARGETS if (arguments.only or "") in target.name]
-    same = 0
+    tried = same = 0
     with tempfile.TemporaryDirectory(prefix="gptmill-") as name:
         here = arguments.here or Path(name) / "here"
         run(Place([]), here, arguments.set, until="evaluate")
         tell("here", here, STAGES, "")
         for number, target in enumerate(chosen):
-            same += try_target(target, Path(name) / str(number), here, arguments.set)
+            try:
+                same += try_target(target, Path(name) / str(number), here, arguments.set)
+                tried += 1
+            except pytest.skip.Exception as skipped:
+                print(f"{target.name:<28} left out: {skipped}", flush=True)
     claim = {
         "claim": "targets on which the demo makes the same bytes as here",
         "ours": same,
         "peer": None,
-        "ratio": float(same == len(chosen)),
-        "unit": f"of {len(chosen)} targets",
-        "same_work": same == len(chosen),
+        "ratio": float(same == tried),
+        "unit": f"of {tried} targets",
+        "same_work": same == tried > 0,
     }
     print(json.dumps(claim))
 
@@ -182,7 +187,7 @@ def checksums(workspace: Path, stage: str) -> dict[str, str]:
     """Of every file that the stage's manifest lists, but those that tell of its making."""
     artifact = open_artifact(workspace / "runs/demo" / stage)
     assert artifact is not None, stage
-    return {entry.path: entry.sha256 for entry in artifact.manifest.files if entry.path not in TOLD_SECONDS}
+    return {entry.path: entry.sha256 for entry in artifact.manifest.files if Path(entry.path).name not in TOLD_SECONDS}
 
 
 def tell(name: str, workspace: Path, stages: Sequence[str], verdict: str) -> None:

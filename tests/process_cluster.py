@@ -69,4 +69,4 @@ class ProcessCluster:
             return Attempt(name, native_id, "stopped")
         told = self.folder / f"{name}.code"  # none where the job was killed
         code = int(told.read_text()) if told.exists() else job.returncode
-        return Attempt(name, native_id, "failed" if code else "succeeded", exit_code=code)
+        return Attempt(name, native_id, "failed" if code else "succeeded")

@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -52,3 +53,9 @@ def test_conda_brings_python_java_and_the_lock() -> None:
     assert any(re.fullmatch(r"python[=>]+3\.1[123](\.\d+)?", entry) for entry in named)
     assert any(entry.startswith("openjdk") for entry in named)
     assert pip == ["-r requirements.lock"]
+
+
+def test_pytest_and_xdist_agree_on_groups(request: pytest.FixtureRequest) -> None:
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("one process: no groups")
+    assert request.node.nodeid.endswith(f"@{request.path}")

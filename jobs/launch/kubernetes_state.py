@@ -30,13 +30,11 @@ def attempt_of(kind: Kind, content: dict[str, Json], find_pods: Callable[[], Seq
     elif state == "failed":
         detail = f"exit code {ended['exitCode']}, {ended.get('reason', 'Error')}" if ended else ""
         message = "; ".join(filter(None, [disrupted, message, detail]))
-    exit_code = ended["exitCode"] if ended and state == "failed" else None
     return Attempt(
         name=str(at(content, "metadata", "name")),
         native_id=f"{kind.resource}/{at(content, 'metadata', 'name')}",
         state=state,
         message=" ".join(message.split()),
-        exit_code=exit_code if isinstance(exit_code, int) else None,
         transient=state == "failed" and (bool(disrupted) or _is_passing(kind, content)),
     )
 

@@ -123,7 +123,6 @@ def _attempt(job: JobDetails) -> Attempt:
         name,
         STATES[job.status],
         message=message if failed else "",
-        exit_code=job.driver_exit_code,
         transient=failed and job.error_type not in JOBS_OWN_FAILURES,
     )
 

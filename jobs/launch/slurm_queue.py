@@ -102,7 +102,6 @@ def _attempt(job: Mapping[str, str]) -> Attempt:
         native_id=job["JobId"],
         state=state,
         message=_message(job, code, signal),
-        exit_code=int(code) or None,
         transient=word in TRANSIENT,
     )
 

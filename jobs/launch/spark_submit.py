@@ -229,7 +229,6 @@ def _of_pod(pod: dict[str, Json]) -> Attempt:
         f"pod/{name}",
         _PHASES.get(phase, "pending"),
         message="; ".join(filter(None, told)),
-        exit_code=code if isinstance(code, int) else None,
         transient=phase == "Failed" and bool(taken),
     )
 

@@ -21,7 +21,6 @@ class Attempt:
     native_id: str
     state: Literal["pending", "running", "succeeded", "failed", "stopped", "lost"]
     message: str = ""  # why, in the cluster's words, one line
-    exit_code: int | None = None  # of the job's own process, where the cluster tells it
     transient: bool = False  # the failure is the cluster's, not the job's: it may pass by itself
 
     @property

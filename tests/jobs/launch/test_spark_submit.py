@@ -107,7 +107,7 @@ def test_kubernetes_gets_one_driver_pod_for_a_name(kubernetes_api: KubernetesApi
     assert target.latest(name) == Attempt(name, f"pod/{name}", "running")
     ended = {"name": "spark", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
     pod["status"] = {"phase": "Failed", "containerStatuses": [ended]}
-    failed = Attempt(name, f"pod/{name}", "failed", "exit code 137, OOMKilled", exit_code=137)
+    failed = Attempt(name, f"pod/{name}", "failed", "exit code 137, OOMKilled")
     assert target.look(f"pod/{name}") == failed
     taken = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "make room"}
     pod["status"]["conditions"] = [taken]
