@@ -113,6 +113,10 @@ class Airflow:
         assert answer.ok, answer.text
         return answer.json()
 
+    def names(self) -> set[str]:
+        """The DAGs' names."""
+        return {dag["dag_id"] for dag in self.get("dags")["dags"]}
+
     def runs(self, dag: str) -> list[dict[str, Any]]:
         """The DAG's runs, the first first."""
         found: list[dict[str, Any]] = self.get(f"dags/{dag}/dagRuns?order_by=run_after")["dag_runs"]

@@ -21,11 +21,11 @@ from mlflow_server import MlflowServer
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from tiny_project import Project, environment
+from tiny_project import ROOT, Project, environment
 
 pytestmark = [
     pytest.mark.airflow,
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(3000),
     pytest.mark.skipif(COMMAND not in os.environ, reason=f"{COMMAND} names no airflow: make test-airflow"),
 ]
 
@@ -47,6 +47,12 @@ def airflow(tracking: MlflowServer, tmp_path_factory: pytest.TempPathFactory) ->
         yield running
 
 
+@pytest.fixture(params=["tiny", "demo"])
+def scheduled(request: pytest.FixtureRequest, project: Project) -> Project:
+    """Its recipe's name is the DAG's."""
+    return project if request.param == "tiny" else Project(ROOT / "recipes" / "demo.yaml")
+
+
 def write_dag(project: Project, airflow: Airflow, workspace: Path, *words: str) -> None:
     """The exported DAG, with seconds for minutes; its gptmill is this checkout's."""
     launcher = airflow.folder / "gptmill"
@@ -57,22 +63,23 @@ def write_dag(project: Project, airflow: Airflow, workspace: Path, *words: str) 
     done = CliRunner().invoke(app, [*command, "--gptmill", str(launcher)])
     assert done.exit_code == 0, done.output
     impatient = done.output.replace("timedelta(minutes=1)", "timedelta(seconds=2)")
-    (airflow.dags / "tiny.py").write_text(impatient)
-    airflow.wait_for(lambda: airflow.get("dags")["total_entries"] or airflow.get("importErrors")["total_entries"])
+    name = project.recipe.stem
+    (airflow.dags / f"{name}.py").write_text(impatient)
+    airflow.wait_for(lambda: name in airflow.names() or airflow.get("importErrors")["total_entries"])
     assert airflow.get("importErrors")["import_errors"] == []
 
 
-def finish(airflow: Airflow, number: int) -> tuple[str, str]:
-    """(id, state) of the run with that number, from 0, once it has ended."""
+def finish(airflow: Airflow, name: str, number: int) -> tuple[str, str]:
+    """(id, state) of the DAG's run with that number, from 0, once it has ended."""
     for _ in range(8):  # times the patience
         try:
             airflow.wait_for(
-                lambda: len(runs := airflow.runs("tiny")) > number and runs[number]["state"] in ("success", "failed")
+                lambda: len(runs := airflow.runs(name)) > number and runs[number]["state"] in ("success", "failed")
             )
         except AssertionError:
             continue
         break
-    run = airflow.runs("tiny")[number]
+    run = airflow.runs(name)[number]
     return run["dag_run_id"], run["state"]
 
 
@@ -82,51 +89,51 @@ def runners(workspace: Path, stage: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cmdline"]) if words <= set(process.info["cmdline"] or ())]
 
 
-def pipeline_runs(tracking: MlflowServer) -> list[Run]:
+def pipeline_runs(tracking: MlflowServer, name: str) -> list[Run]:
     client = mlflow.MlflowClient(tracking.uri)
     experiment = client.get_experiment_by_name("gptmill")
     found = client.search_runs([experiment.experiment_id]) if experiment else []
-    return [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    return [run for run in found if "mlflow.parentRunId" not in run.data.tags and run.info.run_name == name]
 
 
 def test_on_a_schedule_it_makes_all_once_and_a_killed_task_starts_nothing_twice(
-    project: Project, airflow: Airflow, tracking: MlflowServer, tmp_path_factory: pytest.TempPathFactory
+    scheduled: Project, airflow: Airflow, tracking: MlflowServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    workspace = tmp_path_factory.mktemp("workspace")
-    write_dag(project, airflow, workspace, "--schedule", "* * * * *", "--param", "evaluate.sample_tokens")
-    airflow.send("PATCH", "dags/tiny", {"is_paused": False})
+    name, workspace = scheduled.recipe.stem, tmp_path_factory.mktemp("workspace")
+    write_dag(scheduled, airflow, workspace, "--schedule", "* * * * *", "--param", "evaluate.sample_tokens")
+    airflow.send("PATCH", f"dags/{name}", {"is_paused": False})
 
     # The task's process is killed while the stage trains; its gptmill goes on, and the next try waits for that.
-    airflow.wait_for(lambda: airflow.runs("tiny"))
-    first = airflow.runs("tiny")[0]["dag_run_id"]
+    airflow.wait_for(lambda: airflow.runs(name))
+    first = airflow.runs(name)[0]["dag_run_id"]
     airflow.wait_for(lambda: any(workspace.glob("pretrain/*/checkpoints/latest")))
     (runner,) = runners(workspace, "pretrain")
     os.kill(runner.ppid(), signal.SIGKILL)
 
-    assert finish(airflow, 0) == (first, "success")
-    tasks = airflow.tasks("tiny", first)
-    assert sorted(tasks, key=lambda name: tasks[name]["start_date"]) == STAGES
+    assert finish(airflow, name, 0) == (first, "success")
+    tasks = airflow.tasks(name, first)
+    assert sorted(tasks, key=lambda stage: tasks[stage]["start_date"]) == STAGES
     assert tasks["pretrain"]["try_number"] == 2
-    assert "gives its slot back" in airflow.log("tiny", first, "pretrain")
-    assert "resumed behind step" not in (project.plan(workspace)["pretrain"].output / "log.txt").read_text()
+    assert "gives its slot back" in airflow.log(name, first, "pretrain")
+    assert "resumed behind step" not in (scheduled.plan(workspace)["pretrain"].output / "log.txt").read_text()
 
     # One run of MLflow, which every task leads to.
-    (run,) = pipeline_runs(tracking)
-    links = {name: airflow.get(f"dags/tiny/dagRuns/{first}/taskInstances/{name}/links") for name in STAGES}
-    page = links["evaluate"]["extra_links"]["MLflow"]
+    (run,) = pipeline_runs(tracking, name)
+    links = airflow.get(f"dags/{name}/dagRuns/{first}/taskInstances/evaluate/links")
+    page = links["extra_links"]["MLflow"]
     assert page.startswith(tracking.uri)
     assert page.endswith(run.info.run_id)
     assert run.info.status == "FINISHED"
 
     # The next scheduled run has nothing to do.
-    made = {name: project.artifact(workspace, name).manifest.created_at for name in STAGES}
-    _, state = finish(airflow, 1)
-    airflow.send("PATCH", "dags/tiny", {"is_paused": True})
+    made = {stage: scheduled.artifact(workspace, stage).manifest.created_at for stage in STAGES}
+    _, state = finish(airflow, name, 1)
+    airflow.send("PATCH", f"dags/{name}", {"is_paused": True})
     assert state == "success"
-    assert {name: project.artifact(workspace, name).manifest.created_at for name in STAGES} == made
-    assert len(pipeline_runs(tracking)) == 1
+    assert {stage: scheduled.artifact(workspace, stage).manifest.created_at for stage in STAGES} == made
+    assert len(pipeline_runs(tracking, name)) == 1
     if SCREENSHOT in os.environ:
-        take_screenshot(f"{airflow.uri}/dags/tiny/runs/{first}", Path(os.environ[SCREENSHOT]))
+        take_screenshot(f"{airflow.uri}/dags/{name}/runs/{first}", Path(os.environ[SCREENSHOT]))
 
 
 def take_screenshot(page: str, path: Path) -> None:
