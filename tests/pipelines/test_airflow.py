@@ -5,6 +5,7 @@ GPTMILL_SCREENSHOT=FILE.png keeps its page of a run.
 """
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from airflow_instance import COMMAND, Airflow
 from mlflow.entities import Run
 from mlflow_server import MlflowServer
+from slurm_cluster import slurm_cluster
 from typer.testing import CliRunner
 
 from pipelines.cli import app
@@ -53,20 +55,25 @@ def scheduled(request: pytest.FixtureRequest, project: Project) -> Project:
     return project if request.param == "tiny" else Project(ROOT / "recipes" / "demo.yaml")
 
 
-def write_dag(project: Project, airflow: Airflow, workspace: Path, *words: str) -> None:
-    """The exported DAG, with seconds for minutes; its gptmill is this checkout's."""
-    launcher = airflow.folder / "gptmill"
-    own = f"PYTHONPATH={shlex.quote(environment()['PYTHONPATH'])}"
+def write_dag(project: Project, airflow: Airflow, workspace: Path, *words: str, **variables: str) -> str:
+    """Name of the exported DAG, with seconds for minutes; its gptmill is this checkout's, with these variables set."""
+    launcher = workspace.parent / "gptmill"
+    variables["PYTHONPATH"] = environment()["PYTHONPATH"]
+    own = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
     launcher.write_text(f'#!/bin/sh\n{own} exec {shlex.quote(sys.executable)} -m pipelines "$@"\n')
     launcher.chmod(0o755)
     command = ["export", "airflow", str(project.recipe), "--set", f"workspace={workspace}", *words]
     done = CliRunner().invoke(app, [*command, "--gptmill", str(launcher)])
     assert done.exit_code == 0, done.output
     impatient = done.output.replace("timedelta(minutes=1)", "timedelta(seconds=2)")
-    name = project.recipe.stem
+    found = re.search('^NAME = "(.*)"$', impatient, re.MULTILINE)
+    assert found, impatient
+    name = found[1]
     (airflow.dags / f"{name}.py").write_text(impatient)
     airflow.wait_for(lambda: name in airflow.names() or airflow.get("importErrors")["total_entries"])
     assert airflow.get("importErrors")["import_errors"] == []
+    airflow.send("PATCH", f"dags/{name}", {"is_paused": False})
+    return name
 
 
 def finish(airflow: Airflow, name: str, number: int) -> tuple[str, str]:
@@ -99,9 +106,9 @@ def pipeline_runs(tracking: MlflowServer, name: str) -> list[Run]:
 def test_on_a_schedule_it_makes_all_once_and_a_killed_task_starts_nothing_twice(
     scheduled: Project, airflow: Airflow, tracking: MlflowServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    name, workspace = scheduled.recipe.stem, tmp_path_factory.mktemp("workspace")
-    write_dag(scheduled, airflow, workspace, "--schedule", "* * * * *", "--param", "evaluate.sample_tokens")
-    airflow.send("PATCH", f"dags/{name}", {"is_paused": False})
+    workspace = tmp_path_factory.mktemp("scheduled") / "workspace"
+    words = ["--schedule", "* * * * *", "--param", "evaluate.sample_tokens"]
+    name = write_dag(scheduled, airflow, workspace, *words)
 
     # The task's process is killed while the stage trains; its gptmill goes on, and the next try waits for that.
     airflow.wait_for(lambda: airflow.runs(name))
@@ -134,6 +141,27 @@ def test_on_a_schedule_it_makes_all_once_and_a_killed_task_starts_nothing_twice(
     assert len(pipeline_runs(tracking, name)) == 1
     if SCREENSHOT in os.environ:
         take_screenshot(f"{airflow.uri}/dags/{name}/runs/{first}", Path(os.environ[SCREENSHOT]))
+
+
+def test_a_worker_lost_with_all_it_ran_leaves_a_clusters_job_that_the_next_try_attaches_to(
+    project: Project, airflow: Airflow, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("lost")
+    with slurm_cluster(folder / "slurm") as slurm:
+        words = ["--set", "name=lost", "--set", "cluster.train.launcher=slurm", "--set", "pretrain.tokens=200_000"]
+        name = write_dag(project, airflow, folder / "workspace", *words, **slurm.environment)
+        airflow.send("POST", f"dags/{name}/dagRuns", {"logical_date": None})
+        airflow.wait_for(lambda: any((folder / "workspace").glob("pretrain/*/handle.json")))
+        (runner,) = runners(folder / "workspace", "pretrain")
+        for process in [psutil.Process(runner.ppid()), *runner.children(recursive=True), runner]:
+            process.kill()
+
+        run, state = finish(airflow, name, 0)
+        assert state == "success"
+        assert airflow.tasks(name, run)["pretrain"]["try_number"] == 2
+        assert "attached to the slurm job gptmill-pretrain-" in airflow.log(name, run, "pretrain")
+        told = slurm.ask("squeue", "--states=all", "--noheader", "--format=%j").splitlines()
+        assert sorted(job.split("-")[1] for job in told) == ["finetune", "pretrain"]
 
 
 def take_screenshot(page: str, path: Path) -> None:
