@@ -1,6 +1,7 @@
 """A cluster of one machine: its jobs are real processes that go on when whoever submitted them is gone.
 
-As much of jobs/launch/target.py's protocol as a cluster has to do, for tests of those who ask one.
+All of jobs/launch/target.py's protocol, for tests of those who ask a cluster. It keeps everything in a folder, so that
+any process may ask it.
 """
 
 import os
@@ -10,63 +11,91 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from jobs.launch.target import AlreadySubmittedError, Attempt
 
-KEEPS_ITS_CODE = 'trap : TERM; "$@"; echo $? > "$0.code"'
+RUN = """
+trap : TERM
+"$@" >"$0/log" 2>&1
+echo $? >"$0/code"
+"""
 
 
 class ProcessCluster:
-    """Jobs by their names; a job's log and its exit code stand in `folder`."""
+    """A folder a job, with its log, process id and exit code."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.jobs: dict[str, subprocess.Popen[bytes]] = {}
-        self.cancelled: set[str] = set()
-        self.passed = 0
-        self.away = False
+        self.passed: dict[str, int] = {}  # characters of a job's log
+
+    @property
+    def jobs(self) -> list[str]:
+        """The names of all attempts, the last one behind."""
+        found = (path.name for path in self.folder.iterdir() if path.is_dir())
+        return sorted(found, key=lambda name: (len(name), name))
+
+    def cut(self) -> None:
+        """From now on it does not answer."""
+        (self.folder / "cut").touch()
+
+    def mend(self) -> None:
+        """It answers again."""
+        (self.folder / "cut").unlink()
 
     def latest(self, name: str) -> Attempt | None:
-        names = [each for each in self.jobs if each == name or each.startswith(f"{name}-")]
-        return self._attempt(names[-1]) if names else None
+        found = [job for job in self.jobs if job == name or job.startswith(f"{name}-")]
+        return self.look(found[-1]) if found else None
 
     def submit(self, attempt: str, command: Sequence[str], output: Path) -> str:
-        if attempt in self.jobs:
-            raise AlreadySubmittedError(attempt)
-        with (self.folder / f"{attempt}.log").open("wb") as log:
-            shell = ["sh", "-c", KEEPS_ITS_CODE, str(self.folder / attempt), *command]
-            self.jobs[attempt] = subprocess.Popen(
-                shell, cwd=output, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        return str(self.jobs[attempt].pid)
+        job = self.folder / attempt
+        try:
+            job.mkdir()
+        except FileExistsError:
+            raise AlreadySubmittedError(attempt) from None
+        process = subprocess.Popen(["sh", "-c", RUN, str(job), *command], cwd=output, start_new_session=True)
+        (job / "pid").write_text(str(process.pid))
+        return attempt
 
     def look(self, native_id: str) -> Attempt:
-        return self._attempt(next(name for name, job in self.jobs.items() if str(job.pid) == native_id))
+        if (self.folder / "cut").exists():
+            raise ConnectionError("nobody answers")
+        job = self.folder / native_id
+        if not job.exists():
+            return Attempt(native_id, native_id, "lost")
+        if not (job / "pid").exists() or self.process(native_id) is not None:
+            return Attempt(native_id, native_id, "running")
+        if (job / "stopped").exists():
+            return Attempt(native_id, native_id, "stopped")
+        code = (job / "code").read_text().strip() if (job / "code").exists() else None  # none where it was killed
+        message = f"exit code {code}" if code not in (None, "0") else ""
+        return Attempt(native_id, native_id, "succeeded" if code == "0" else "failed", message)
 
     def pass_on(self, native_id: str, output: Path) -> None:  # noqa: ARG002
-        text = (self.folder / f"{self.look(native_id).name}.log").read_text()
-        print(text[self.passed :], end="", flush=True)
-        self.passed = len(text)
+        self.look(native_id)
+        log = self.folder / native_id / "log"
+        text = log.read_text() if log.exists() else ""
+        print(text[self.passed.get(native_id, 0) :], end="", flush=True)
+        self.passed[native_id] = len(text)
 
     def cancel(self, native_id: str) -> None:
-        self.cancelled.add(native_id)
-        os.killpg(int(native_id), signal.SIGTERM)
+        (self.folder / native_id / "stopped").touch()
+        self.kill(native_id, signal.SIGTERM)
+
+    def process(self, job: str) -> psutil.Process | None:
+        """The job's, while it runs."""
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(int((self.folder / job / "pid").read_text()))
+            if process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        return None
+
+    def kill(self, job: str, signum: int = signal.SIGKILL) -> None:
+        """The job and its children get the signal."""
+        os.killpg(int((self.folder / job / "pid").read_text()), signum)
 
     def close(self) -> None:
         """No job runs."""
-        for job in self.jobs.values():
+        for job in self.jobs:
             with suppress(ProcessLookupError):
-                os.killpg(job.pid, signal.SIGKILL)
-            job.wait()
-
-    def _attempt(self, name: str) -> Attempt:
-        if self.away:
-            raise ConnectionRefusedError("connection refused")
-        job = self.jobs[name]
-        native_id = str(job.pid)
-        if job.poll() is None:
-            return Attempt(name, native_id, "running")
-        if native_id in self.cancelled:
-            return Attempt(name, native_id, "stopped")
-        told = self.folder / f"{name}.code"  # none where the job was killed
-        code = int(told.read_text()) if told.exists() else job.returncode
-        return Attempt(name, native_id, "failed" if code else "succeeded")
+                self.kill(job)

@@ -102,19 +102,19 @@ def test_every_state_of_a_stage_is_told_apart(run: Run) -> None:
 def test_a_submitted_job_is_told_with_what_the_cluster_says_of_it(run: Run) -> None:
     run.submit("sleep 60")
     (name,) = run.cluster.jobs
-    job = f"slurm job {name} ({run.cluster.jobs[name].pid})"
+    job = f"slurm job {name}"
     assert run.state().told == f"submitted, and no runner follows it: starting ({job}, running)"
     with Lease(run.output):  # which did not submit it: an older job is not its own
         time.sleep(1)
     write_json(run.output / "error.json", {"kind": "transient", "message": "the cluster has not answered for 60 s"})
     assert run.state().state == "submitted"
-    run.cluster.away = True
+    run.cluster.cut()
     assert run.state().state == "failed"
     (run.output / "error.json").unlink()
-    assert run.state().told.endswith(f"({job}, its state cannot be asked: connection refused)")
+    assert run.state().told.endswith(f"({job}, its state cannot be asked: nobody answers)")
     assert run.state().state == "submitted"
-    run.cluster.away = False
-    os.killpg(run.cluster.jobs[name].pid, 9)
+    run.cluster.mend()
+    run.cluster.kill(name)
     wait_until(lambda: not run.state().living)
     assert run.state().told == f"failed, and no runner was there to tell why: {job}, failed"
 
@@ -137,7 +137,7 @@ def test_the_states_are_there_for_programs(run: Run) -> None:
     assert rows[0]["job"] == {
         "target": "slurm",
         "name": name,
-        "native_id": str(run.cluster.jobs[name].pid),
+        "native_id": name,
         "submitted_at": rows[0]["job"]["submitted_at"],
         "state": "running",
         "message": "",
@@ -224,9 +224,9 @@ def test_a_stage_that_nobody_makes_is_not_waited_for(run: Run) -> None:
 def test_the_log_of_a_job_that_no_runner_follows_comes_from_the_cluster(run: Run) -> None:
     write_atomically(run.output / "log.txt", "what its runner saw before it was killed\n")
     run.submit("echo begun; until [ -e go ]; do sleep 0.05; done; echo ended; exit 1")
-    wait_until(lambda: (run.cluster.folder / f"{next(iter(run.cluster.jobs))}.log").read_text())
+    wait_until(lambda: (log := run.cluster.folder / run.cluster.jobs[0] / "log").exists() and log.read_text())
     assert run.call("logs") == "begun\n"
-    run.cluster.passed = 0
+    run.cluster.passed.clear()
     threading.Timer(0.5, (run.output / "go").touch).start()
     raised, told = run.fail("logs", "-f")
     assert told == "begun\nended\n"
@@ -283,9 +283,9 @@ def test_a_stage_that_is_made_in_the_meantime_stays_made(run: Run) -> None:
 def test_a_job_that_no_runner_follows_is_cancelled_on_its_cluster(run: Run) -> None:
     run.submit("sleep 60")
     (run.output / "environment.json").write_text('{"MLFLOW_TRACKING_PASSWORD": "secret"}')
-    (job,) = run.cluster.jobs.values()
+    (job,) = run.cluster.jobs
     assert "clean      is stopped; run again to go on" in run.call("cancel").splitlines()
-    assert job.poll() is not None
+    assert run.cluster.process(job) is None
     assert run.state().told.startswith("cancelled by ")
     assert not (run.output / "environment.json").exists()
     assert run.call("cancel") == "nothing runs\n"
@@ -306,8 +306,8 @@ def test_the_job_of_a_runner_that_died_before_it_obeyed_is_cancelled(run: Run) -
     held.wait()
     run.call("cancel", "clean")
     runner.join()
-    (job,) = run.cluster.jobs.values()
-    assert job.poll() is not None
+    (job,) = run.cluster.jobs
+    assert run.cluster.process(job) is None
     assert not (run.output / "cancel.json").exists()
 
 
@@ -319,10 +319,10 @@ def test_where_nothing_runs_that_is_said(run: Run) -> None:
 
 def test_a_cluster_that_does_not_answer_is_no_success(run: Run) -> None:
     run.submit("sleep 60")
-    run.cluster.away = True
+    run.cluster.cut()
     raised, _ = run.fail("cancel")
     assert isinstance(raised, TransientError)
-    assert "may go on: the cluster does not answer (connection refused); run again" in str(raised)
+    assert "may go on: the cluster does not answer (nobody answers); run again" in str(raised)
 
 
 # ------------------------------------------------------------------------------- with real runners in other processes

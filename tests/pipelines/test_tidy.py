@@ -110,7 +110,8 @@ def test_an_attempt_that_somebody_makes_stays_however_quiet_it_is(
 ) -> None:
     leased, locked, submitted = (workspace.attempt(digit * 12) for digit in "012")
     (locked / ".attempt").touch()
-    cluster = ProcessCluster(tmp_path)
+    (tmp_path / "cluster").mkdir()
+    cluster = ProcessCluster(tmp_path / "cluster")
     monkeypatch.setattr("pipelines.status.open_target", lambda *_: cluster)
     attach_or_submit(cluster, "slurm", ["sleep", "60"], submitted)
     workspace.age(2 * DAY)
@@ -124,10 +125,10 @@ def test_an_attempt_that_somebody_makes_stays_however_quiet_it_is(
             f"pretrain/{'1' * 12}: a job runs in it",
             f"pretrain/{'2' * 12}: the slurm job gptmi",
         ]
-    cluster.away = True
+    cluster.cut()
     workspace.age(2 * DAY)
     assert workspace.going() == [leased, locked]
-    cluster.away = False
+    cluster.mend()
     cluster.close()
     assert workspace.going() == [leased, locked, submitted]
 

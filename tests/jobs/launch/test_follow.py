@@ -3,18 +3,14 @@
 import io
 import json
 import multiprocessing
-import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from process_cluster import ProcessCluster
 
 from gpt_core.artifact import MANIFEST
 from gpt_core.errors import StageError, TransientError
@@ -22,62 +18,7 @@ from jobs.job import ERROR
 from jobs.launch import follow as follower
 from jobs.launch.follow import attach_or_submit, cancel_job, follow, outcome
 from jobs.launch.spec import read_handle, submission_id
-from jobs.launch.target import AlreadySubmittedError, Attempt, Target
-
-RUN = """
-out=$1; shift
-echo $$ >"$out/pid"
-"$@" >"$out/log" 2>&1
-echo $? >"$out/draft"; mv "$out/draft" "$out/code"
-"""
-
-
-@dataclass
-class Processes:
-    """A Target: a folder a job. While `folder`/cut exists the cluster does not answer."""
-
-    folder: Path
-    passed: int = 0
-
-    def latest(self, name: str) -> Attempt | None:
-        found = sorted(self.folder.glob(f"{name}*"), key=lambda path: (len(path.name), path.name))
-        return self.look(found[-1].name) if found else None
-
-    def submit(self, attempt: str, command: Sequence[str], output: Path) -> str:  # noqa: ARG002
-        job = self.folder / attempt
-        try:
-            job.mkdir()
-        except FileExistsError:
-            raise AlreadySubmittedError(attempt) from None
-        subprocess.Popen(["sh", "-c", RUN, "sh", str(job), *command], start_new_session=True)
-        return attempt
-
-    def look(self, native_id: str) -> Attempt:
-        self._answer()
-        job = self.folder / native_id
-        if not job.exists():
-            return Attempt(native_id, native_id, "lost")
-        if (job / "stopped").exists():
-            return Attempt(native_id, native_id, "stopped")
-        if not (job / "code").exists():
-            return Attempt(native_id, native_id, "running")
-        code = int((job / "code").read_text())
-        return Attempt(native_id, native_id, "failed" if code else "succeeded", message=f"exit code {code}")
-
-    def pass_on(self, native_id: str, output: Path) -> None:  # noqa: ARG002
-        self._answer()
-        log = self.folder / native_id / "log"
-        text = log.read_text() if log.exists() else ""
-        print(text[self.passed :], end="")
-        self.passed = len(text)
-
-    def cancel(self, native_id: str) -> None:
-        (self.folder / native_id / "stopped").touch()
-        os.killpg(int((self.folder / native_id / "pid").read_text()), signal.SIGTERM)
-
-    def _answer(self) -> None:
-        if (self.folder / "cut").exists():
-            raise ConnectionError("nobody answers")
+from jobs.launch.target import Attempt, Target
 
 
 @pytest.fixture(autouse=True)
@@ -94,9 +35,9 @@ def output(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Path:
+def cluster(tmp_path: Path) -> ProcessCluster:
     (tmp_path / "cluster").mkdir()
-    return tmp_path / "cluster"
+    return ProcessCluster(tmp_path / "cluster")
 
 
 def run(target: Target, output: Path, *command: str) -> int:
@@ -104,11 +45,11 @@ def run(target: Target, output: Path, *command: str) -> int:
     return outcome(follow(target, attach_or_submit(target, "slurm", command, output), output), output)
 
 
-def start(cluster: Path, output: Path, *command: str) -> multiprocessing.process.BaseProcess:
+def start(cluster: ProcessCluster, output: Path, *command: str) -> multiprocessing.process.BaseProcess:
     """A process that does the same."""
 
     def enter() -> None:
-        sys.exit(run(Processes(cluster), output, *command))
+        sys.exit(run(cluster, output, *command))
 
     process = multiprocessing.get_context("fork").Process(target=enter)
     process.start()
@@ -129,7 +70,7 @@ def wait_for(path: Path) -> None:
 
 
 def test_of_eight_that_come_at_once_one_submits_and_all_end_well(
-    cluster: Path, output: Path, capfd: pytest.CaptureFixture[str]
+    cluster: ProcessCluster, output: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     gate = output / "gate"
     eight = [start(cluster, output, *making(output, when=gate)) for _ in range(8)]
@@ -144,15 +85,15 @@ def test_of_eight_that_come_at_once_one_submits_and_all_end_well(
     assert said.count(f"attached to the slurm job {name} (") == 7
 
 
-def test_who_comes_when_the_job_has_just_ended_well_takes_what_it_made(cluster: Path, output: Path) -> None:
+def test_who_comes_when_the_job_has_just_ended_well_takes_what_it_made(cluster: ProcessCluster, output: Path) -> None:
     command = making(output)
-    assert run(Processes(cluster), output, *command) == 0
-    assert run(Processes(cluster), output, *command) == 0
+    assert run(cluster, output, *command) == 0
+    assert run(cluster, output, *command) == 0
     assert (output / "ran").read_text() == ".\n"
 
 
 def test_killed_behind_its_submission_it_leaves_a_handle_and_the_next_one_attaches(
-    cluster: Path, output: Path, capsys: pytest.CaptureFixture[str]
+    cluster: ProcessCluster, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gate = output / "gate"
     first = start(cluster, output, *making(output, when=gate))
@@ -163,86 +104,86 @@ def test_killed_behind_its_submission_it_leaves_a_handle_and_the_next_one_attach
     assert handle is not None
     assert (handle.target, handle.name, handle.native_id) == ("slurm", submission_id(output), submission_id(output))
     with ThreadPoolExecutor(1) as pool:
-        second = pool.submit(run, Processes(cluster), output, "never", "run")
+        second = pool.submit(run, cluster, output, "never", "run")
         gate.touch()
         assert second.result() == 0
     assert (output / "ran").read_text() == ".\n"
     assert capsys.readouterr().out.endswith(")\nbegun\ndone\n")
 
 
-def test_success_without_a_manifest_is_a_failure_and_makes_way(cluster: Path, output: Path) -> None:
+def test_success_without_a_manifest_is_a_failure_and_makes_way(cluster: ProcessCluster, output: Path) -> None:
     name = submission_id(output)
     with pytest.raises(StageError, match=f"the job {name} ended well, but without a manifest: it has failed"):
-        run(Processes(cluster), output, "true")
+        run(cluster, output, "true")
     with pytest.raises(StageError, match=f"the job {name}-2 failed: exit code 7"):
-        run(Processes(cluster), output, "sh", "-c", "exit 7")
-    assert run(Processes(cluster), output, *making(output)) == 0
+        run(cluster, output, "sh", "-c", "exit 7")
+    assert run(cluster, output, *making(output)) == 0
     assert read_handle(output).name == f"{name}-3"  # type: ignore[union-attr]
 
 
-def test_a_job_that_told_its_error_gives_the_exit_code_of_that_error(cluster: Path, output: Path) -> None:
+def test_a_job_that_told_its_error_gives_the_exit_code_of_that_error(cluster: ProcessCluster, output: Path) -> None:
     told = {"user": 2, "preempted": 5, "stage": 3, "transient": 3}
     for kind in told:
         error = json.dumps({"kind": kind, "message": "it"})
-        assert run(Processes(cluster), output, "sh", "-c", f"echo '{error}' >{output / ERROR}; exit 1") == told[kind]
+        assert run(cluster, output, "sh", "-c", f"echo '{error}' >{output / ERROR}; exit 1") == told[kind]
 
 
 def test_a_cancelled_job_ends_and_is_told_from_a_failed_one(
-    cluster: Path, output: Path, capsys: pytest.CaptureFixture[str]
+    cluster: ProcessCluster, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = submission_id(output)
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(run, Processes(cluster), output, *making(output, when=output / "never"))
+        following = pool.submit(run, cluster, output, *making(output, when=output / "never"))
         wait_for(output / "ran")
-        cancel_job(Processes(cluster), name)
+        cancel_job(cluster, name)
         with pytest.raises(StageError, match=f"the job {name} was stopped; run again to start it anew"):
             following.result()
-    cancel_job(Processes(cluster), name)
+    cancel_job(cluster, name)
     said = capsys.readouterr().out
     assert f"cancelled the job {name}\n" in said
     assert said.endswith(f"no job {name} runs\n")
     assert not (output / MANIFEST).exists()
 
 
-def test_a_job_that_the_cluster_forgot_is_lost_and_may_be_tried_again(cluster: Path, output: Path) -> None:
+def test_a_job_that_the_cluster_forgot_is_lost_and_may_be_tried_again(cluster: ProcessCluster, output: Path) -> None:
     with pytest.raises(TransientError, match="the cluster knows the job it-2 no more; run again"):
-        outcome(follow(Processes(cluster), Attempt("it-2", "it-2", "running"), output), output)
+        outcome(follow(cluster, Attempt("it-2", "it-2", "running"), output), output)
 
 
 def test_a_short_silence_is_sat_out_and_the_log_goes_on_where_it_stopped(
-    cluster: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: ProcessCluster, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower, "PATIENCE_SECONDS", 20)
     gate, said = output / "gate", io.StringIO()
     with ThreadPoolExecutor(1) as pool, redirect_stdout(said):
-        following = pool.submit(run, Processes(cluster), output, *making(output, when=gate))
+        following = pool.submit(run, cluster, output, *making(output, when=gate))
         deadline = time.monotonic() + 20
         while "begun" not in said.getvalue() and time.monotonic() < deadline:
             time.sleep(0.01)
-        (cluster / "cut").touch()
+        cluster.cut()
         gate.touch()
-        wait_for(cluster / submission_id(output) / "code")
-        (cluster / "cut").unlink()
+        wait_for(cluster.folder / submission_id(output) / "code")
+        cluster.mend()
         assert following.result() == 0
     assert said.getvalue().endswith("begun\ndone\n")
 
 
-def test_a_long_silence_is_told_and_leaves_the_job_alone(cluster: Path, output: Path) -> None:
+def test_a_long_silence_is_told_and_leaves_the_job_alone(cluster: ProcessCluster, output: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(run, Processes(cluster), output, *making(output, when=output / "gate"))
+        following = pool.submit(run, cluster, output, *making(output, when=output / "gate"))
         wait_for(output / "ran")
-        (cluster / "cut").touch()
+        cluster.cut()
         with pytest.raises(TransientError, match=r"not answered for 0 s \(nobody answers\).* may go on: run again"):
             following.result()
         with pytest.raises(TransientError, match=r"the cluster does not answer \(nobody answers\); run again"):
-            run(Processes(cluster), output, "never", "run")
-        (cluster / "cut").unlink()
+            run(cluster, output, "never", "run")
+        cluster.mend()
         (output / "gate").touch()
-        assert run(Processes(cluster), output, "never", "run") == 0
+        assert run(cluster, output, "never", "run") == 0
     assert (output / "ran").read_text() == ".\n"
 
 
-class LateBreak(Processes):
+class LateBreak(ProcessCluster):
     """Its log's connection breaks once, after more than anybody's patience."""
 
     broken = False
@@ -256,7 +197,7 @@ class LateBreak(Processes):
 
 
 def test_a_connection_that_breaks_after_hours_is_taken_up_again(
-    cluster: Path, output: Path, capsys: pytest.CaptureFixture[str]
+    cluster: ProcessCluster, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(LateBreak(cluster), output, *making(output)) == 0
+    assert run(LateBreak(cluster.folder), output, *making(output)) == 0
     assert capsys.readouterr().out.endswith("begun\ndone\n")

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from planted_secrets import EVERY, SECRETS, holders
 from process_cluster import ProcessCluster
@@ -51,7 +50,8 @@ def test_no_command_line_holds_a_credential(engine: Engine, cluster: Cluster) ->
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[ProcessCluster]:
-    made = ProcessCluster(tmp_path)
+    (tmp_path / "cluster").mkdir()
+    made = ProcessCluster(tmp_path / "cluster")
     yield made
     made.close()
 
@@ -62,7 +62,8 @@ def test_no_handle_log_or_process_of_a_submission_holds_a_credential(
     output = tmp_path / "it" / "0123456789ab"
     output.mkdir(parents=True)
     attempt = attach_or_submit(cluster, "slurm", ["sh", "-c", "echo ran; sleep 1"], output)
-    job = psutil.Process(int(attempt.native_id))
+    job = cluster.process(attempt.name)
+    assert job is not None
     lines = [word for process in (job, *job.children(recursive=True)) for word in process.cmdline()]
     assert "sleep 1" in " ".join(lines)
     follow(cluster, attempt, output)
