@@ -37,7 +37,8 @@ class StageDisplay:
         self.stage = stage
         self.path = output / PROGRESS
         self.started = time.monotonic()
-        self.first: tuple[float, float] | None = None  # when the first progress was seen, and how far it was
+        self.unit = ""  # of what is counted now: a job may count one thing after another
+        self.first = (0.0, 0.0)  # when its first progress was seen, and how far it was
         self.spoken = self.started
         self.told = self.started - PROGRESS_SECONDS  # the last event
         self.progress = Progress(
@@ -68,7 +69,8 @@ class StageDisplay:
         except (OSError, ValueError):
             return
         now, done, total = time.monotonic(), report["done"], report["total"]
-        self.first = self.first or (now, done)
+        if report["unit"] != self.unit or done < self.first[1]:
+            self.unit, self.first = report["unit"], (now, done)
         if now - self.told >= PROGRESS_SECONDS:
             self.told = now
             self.events.tell("progress", report, stage=self.stage)

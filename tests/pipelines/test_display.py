@@ -25,7 +25,7 @@ def test_a_trainings_figures_fit_beside_a_bar_of_eighty_characters(tmp_path: Pat
     with StageDisplay(
         Console(file=screen, force_terminal=True, width=80), Events(), stage="pretrain", output=tmp_path
     ) as shown:
-        shown.first = (shown.started - 10.0, 1_000_000 - 3_189_280)
+        shown.unit, shown.first = "tokens", (shown.started - 10.0, 1_000_000 - 3_189_280)
         shown.update()
         shown.progress.refresh()
     (line,) = [text for text in map(str, Text.from_ansi(screen.getvalue()).split("\n")) if "loss" in text]
@@ -58,6 +58,24 @@ def test_without_a_terminal_progress_comes_as_plain_lines(tmp_path: Path) -> Non
         shown.spoken -= display.PLAIN_LINE_SECONDS + 1
         shown.update()
     assert screen.getvalue() == "  pretrain: 5 of 10 tokens\n"
+
+
+def test_a_job_that_counts_another_thing_has_a_new_pace(tmp_path: Path) -> None:
+    screen = io.StringIO()
+
+    def report(done: int, total: int, unit: str) -> None:
+        (tmp_path / "progress.json").write_text(
+            json.dumps({"done": done, "total": total, "unit": unit, "measures": {}})
+        )
+        shown.update()
+
+    with StageDisplay(Console(file=screen), Events(), stage="evaluate", output=tmp_path) as shown:
+        report(100_000, 100_000, "tokens")
+        report(5, 10, "examples")
+        shown.first = (shown.first[0] - 10, shown.first[1])
+        shown.spoken -= display.PLAIN_LINE_SECONDS + 1
+        report(8, 10, "examples")
+    assert screen.getvalue() == "  evaluate: 8 of 10 examples, 0 examples/s, 7 s left\n"
 
 
 def test_a_job_that_reports_nothing_is_shown_all_the_same(tmp_path: Path) -> None:
