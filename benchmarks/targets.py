@@ -41,6 +41,7 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("clean", "dedup", "tokenizer", "shards", "pretrain", "finetune", "evaluate")
 TOLD_SECONDS = {"curves.json", "steps.jsonl", "evaluation.json"}  # evaluation: figures that the registry's state enters
 PORT = 29417
+TWO_NODES = ("cluster.train.nodes=2", "cluster.train.processes=1", "cluster.train.threads_per_process=1")  # on two cores
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def ray_train(_: Path) -> Iterator[Place]:
     """The same, whose jobs train."""
     with ray_cluster(nodes=3) as cluster:
         settings = [f"cluster.ray.jobs_address={cluster.jobs_address}", "cluster.train.launcher=ray"]
-        yield Place([*settings, "cluster.train.processes=1", "cluster.train.nodes=2"], cluster.environment)
+        yield Place([*settings, *TWO_NODES], cluster.environment)
 
 
 @contextmanager
@@ -89,8 +90,7 @@ def namespaces(_: Path) -> Iterator[Place]:
     """Two machines with an address each."""
     with two_nodes() as (first, second):
         meeting = f"cluster.train.rendezvous={second.address}:{PORT}"
-        settings = [meeting, "cluster.train.nodes=2", "cluster.train.processes=1"]
-        yield Place(settings, prefix=second.command([]), joiner=first.command([]))
+        yield Place([meeting, *TWO_NODES], prefix=second.command([]), joiner=first.command([]))
 
 
 @contextmanager

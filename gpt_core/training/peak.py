@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 MEASURE_SECONDS = 0.3
+MEASURE_PRODUCTS = 4  # at least; the first one also starts threads and loads kernels
 TERA = 1e12
 
 # Dense products, no sparsity: NVIDIA's data sheets of each card. (words of its name, bf16, TF32, fp32) in TFLOP/s;
@@ -73,16 +74,17 @@ def look_up(name: str, *, half: bool, tf32: bool) -> float | None:
 
 
 def measure_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = MEASURE_SECONDS) -> float:
-    """The best FLOP/s of square products, as large as some of them fit into `seconds`."""
-    best, size = 0.0, 256
+    """The best FLOP/s of MEASURE_PRODUCTS square products or more, as large as some of them fit into `seconds`."""
+    best, size, products = 0.0, 256, 0
     matrix = torch.ones(size, size, dtype=dtype, device=device)
     deadline = time.perf_counter() + seconds
-    while (started := time.perf_counter()) < deadline:
+    while (started := time.perf_counter()) < deadline or products < MEASURE_PRODUCTS:
         torch.mm(matrix, matrix)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         took = time.perf_counter() - started
         best = max(best, 2 * size**3 / took)
+        products += 1
         if took < seconds / 40:  # twice the size takes eight times as long
             size *= 2
             matrix = torch.ones(size, size, dtype=dtype, device=device)

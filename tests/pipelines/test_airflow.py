@@ -143,23 +143,35 @@ def test_on_a_schedule_it_makes_all_once_and_a_killed_task_starts_nothing_twice(
         take_screenshot(f"{airflow.uri}/dags/{name}/runs/{first}", Path(os.environ[SCREENSHOT]))
 
 
-def test_a_worker_lost_with_all_it_ran_leaves_a_clusters_job_that_the_next_try_attaches_to(
+def test_a_clusters_job_outlives_its_worker_and_its_task_and_the_next_try_attaches_to_it(
     project: Project, airflow: Airflow, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    folder = tmp_path_factory.mktemp("lost")
+    folder = tmp_path_factory.mktemp("slurm")
+    workspace = folder / "workspace"
+    changes = ["name=slurm", "cluster.train.launcher=slurm", "pretrain.tokens=200_000", "finetune.epochs=20"]
     with slurm_cluster(folder / "slurm") as slurm:
-        words = ["--set", "name=lost", "--set", "cluster.train.launcher=slurm", "--set", "pretrain.tokens=200_000"]
-        name = write_dag(project, airflow, folder / "workspace", *words, **slurm.environment)
-        airflow.send("POST", f"dags/{name}/dagRuns", {"logical_date": None})
-        airflow.wait_for(lambda: any((folder / "workspace").glob("pretrain/*/handle.json")))
-        (runner,) = runners(folder / "workspace", "pretrain")
+        words = [word for change in changes for word in ("--set", change)]
+        name = write_dag(project, airflow, workspace, *words, **slurm.environment)
+        run = airflow.send("POST", f"dags/{name}/dagRuns", {"logical_date": None})["dag_run_id"]
+
+        # The worker dies with all that runs on it; Airflow tries again by itself.
+        airflow.wait_for(lambda: any(workspace.glob("pretrain/*/handle.json")))
+        (runner,) = runners(workspace, "pretrain")
         for process in [psutil.Process(runner.ppid()), *runner.children(recursive=True), runner]:
             process.kill()
 
-        run, state = finish(airflow, name, 0)
-        assert state == "success"
-        assert airflow.tasks(name, run)["pretrain"]["try_number"] == 2
-        assert "attached to the slurm job gptmill-pretrain-" in airflow.log(name, run, "pretrain")
+        # Somebody ends the next task, which stops its runner, and has it made after all.
+        airflow.wait_for(lambda: any(workspace.glob("finetune/*/handle.json")))
+        airflow.send("PATCH", f"dags/{name}/dagRuns/{run}/taskInstances/finetune", {"new_state": "failed"})
+        assert finish(airflow, name, 0) == (run, "failed")
+        airflow.wait_for(lambda: not runners(workspace, "finetune"))
+        clearing = {"dry_run": False, "dag_run_id": run, "task_ids": ["finetune"], "include_downstream": True}
+        airflow.send("POST", f"dags/{name}/clearTaskInstances", {**clearing, "only_failed": False})
+
+        assert finish(airflow, name, 0) == (run, "success")
+        for stage in ("pretrain", "finetune"):
+            assert airflow.tasks(name, run)[stage]["try_number"] == 2
+            assert f"attached to the slurm job gptmill-{stage}-" in airflow.log(name, run, stage)
         told = slurm.ask("squeue", "--states=all", "--noheader", "--format=%j").splitlines()
         assert sorted(job.split("-")[1] for job in told) == ["finetune", "pretrain"]
 

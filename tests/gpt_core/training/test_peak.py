@@ -50,6 +50,20 @@ def test_on_a_cpu_the_peak_is_measured_and_said() -> None:
     assert peak.source.startswith("measured: a product of fp32 matrices on ")
 
 
+def test_a_slow_start_is_not_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply, seen = torch.mm, []
+
+    def slow_at_first(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        if not seen:
+            time.sleep(0.5)
+        seen.append(one.shape)
+        return multiply(one, other)
+
+    monkeypatch.setattr(torch, "mm", slow_at_first)
+    assert measure_peak(torch.device("cpu"), torch.float32, seconds=0.1) > 2 * 2 * 256**3 / 0.5
+    assert len(seen) > 1
+
+
 def test_measuring_keeps_to_its_time() -> None:
     started = time.perf_counter()
     assert measure_peak(torch.device("cpu"), torch.bfloat16, seconds=0.1) > 0
