@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("clean", "dedup", "tokenizer", "shards", "pretrain", "finetune", "evaluate")
 TOLD_SECONDS = {"curves.json", "steps.jsonl", "evaluation.json"}  # evaluation: figures that the registry's state enters
 PORT = 29417
-TWO_NODES = ("cluster.train.nodes=2", "cluster.train.processes=1", "cluster.train.threads_per_process=1")  # on two cores
+TWO_NODES = [f"cluster.train.{each}" for each in ("nodes=2", "processes=1", "threads_per_process=1")]  # two cores
 
 
 @dataclass(frozen=True)
