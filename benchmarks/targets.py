@@ -7,8 +7,8 @@ First everything here, two ranks under torchrun. Then for each target a workspac
 before, in which `gptmill run` makes the target's own stages on a real cluster on this machine: Spark standalone with
 two workers and a secret; Ray with three nodes and a token, through its Jobs API; torchrun on two machines, which are
 network namespaces; DeepSpeed's launcher with a hostfile; Slurm; Ray Train. Told are the seconds of each stage, the
-cluster's start not counted, and whether every file has the checksum of the first run's (figures and curves hold
-seconds: left out).
+cluster's start not counted, and whether every file has the checksum of the first run's (`curves.json` and
+`steps.jsonl` hold seconds: left out).
 
 There is no peer: `ours` is the number of targets that made the same, `ratio` 1 where all did. Needs root for
 namespaces, and Debian's slurm-wlm and munge; a target that cannot be had here is told as left out.
@@ -39,7 +39,7 @@ from network_nodes import two_nodes
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("clean", "dedup", "tokenizer", "shards", "pretrain", "finetune", "evaluate")
-TOLD_SECONDS = {"curves.json", "steps.jsonl", "evaluation.json"}  # evaluation: figures that the registry's state enters
+TOLD_SECONDS = {"curves.json", "steps.jsonl"}
 PORT = 29417
 TWO_NODES = [f"cluster.train.{each}" for each in ("nodes=2", "processes=1", "threads_per_process=1")]  # two cores
 
