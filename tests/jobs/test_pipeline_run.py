@@ -8,7 +8,6 @@ import pytest
 from tracked_runs import (
     FILE_DIGEST,
     INPUT_DIGEST,
-    VARIABLES,
     history,
     identity_of,
     make_output,
@@ -22,17 +21,7 @@ from gpt_core.fingerprint import Json
 from jobs.pipeline_run import open_pipeline_run, record_late
 from jobs.tracking import metric_logger, tracking_uri
 
-
-@pytest.fixture(autouse=True)
-def _no_tracking_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="module")
-def store_of_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One workspace with a store for all tests: making the database takes two seconds."""
-    return tmp_path_factory.mktemp("workspace")
+pytestmark = pytest.mark.usefixtures("no_tracking_in_the_environment")
 
 
 @pytest.mark.mlflow

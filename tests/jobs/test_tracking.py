@@ -12,7 +12,6 @@ import pytest
 from tracked_runs import (
     FILE_DIGEST,
     INPUT_DIGEST,
-    VARIABLES,
     history,
     identity_of,
     make_output,
@@ -38,16 +37,7 @@ from jobs.tracking_check import check_tracking
 ROOT = Path(tracking.__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def _no_tracking_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="module")
-def store_of_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One workspace with a store for all tests: making the database takes two seconds."""
-    return tmp_path_factory.mktemp("workspace")
+pytestmark = pytest.mark.usefixtures("no_tracking_in_the_environment")
 
 
 # ------------------------------------------------------------------------------------- what the store is told
