@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -55,8 +56,13 @@ def scheduled(request: pytest.FixtureRequest, project: Project) -> Project:
     return project if request.param == "tiny" else Project(ROOT / "recipes" / "demo.yaml")
 
 
-def write_dag(project: Project, airflow: Airflow, workspace: Path, *words: str, **variables: str) -> str:
-    """Name of the exported DAG, with seconds for minutes; its gptmill is this checkout's, with these variables set."""
+@contextmanager
+def exported(project: Project, airflow: Airflow, workspace: Path, *words: str, **variables: str) -> Iterator[str]:
+    """Name of the DAG, which waits for less than a minute; its gptmill is this checkout's, with these variables set.
+
+    No less than 20 seconds before a look again: while Airflow has not yet noted that a task gave its slot back, it
+    takes the next look for a task that has vanished, and counts a try.
+    """
     launcher = workspace.parent / "gptmill"
     variables["PYTHONPATH"] = environment()["PYTHONPATH"]
     own = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
@@ -65,7 +71,8 @@ def write_dag(project: Project, airflow: Airflow, workspace: Path, *words: str, 
     command = ["export", "airflow", str(project.recipe), "--set", f"workspace={workspace}", *words]
     done = CliRunner().invoke(app, [*command, "--gptmill", str(launcher)])
     assert done.exit_code == 0, done.output
-    impatient = done.output.replace("timedelta(minutes=1)", "timedelta(seconds=2)")
+    impatient = done.output.replace("DELAY = timedelta(minutes=1)", "DELAY = timedelta(seconds=2)")
+    impatient = impatient.replace("WAIT = timedelta(minutes=1)", "WAIT = timedelta(seconds=20)")
     found = re.search('^NAME = "(.*)"$', impatient, re.MULTILINE)
     assert found, impatient
     name = found[1]
@@ -73,7 +80,10 @@ def write_dag(project: Project, airflow: Airflow, workspace: Path, *words: str, 
     airflow.wait_for(lambda: name in airflow.names() or airflow.get("importErrors")["total_entries"])
     assert airflow.get("importErrors")["import_errors"] == []
     airflow.send("PATCH", f"dags/{name}", {"is_paused": False})
-    return name
+    try:
+        yield name
+    finally:
+        airflow.send("PATCH", f"dags/{name}", {"is_paused": True})
 
 
 def finish(airflow: Airflow, name: str, number: int) -> tuple[str, str]:
@@ -108,41 +118,39 @@ def test_on_a_schedule_it_makes_all_once_and_a_killed_task_starts_nothing_twice(
 ) -> None:
     workspace = tmp_path_factory.mktemp("scheduled") / "workspace"
     words = ["--schedule", "* * * * *", "--param", "evaluate.sample_tokens"]
-    name = write_dag(scheduled, airflow, workspace, *words)
+    with exported(scheduled, airflow, workspace, *words) as name:
+        # The task's process is killed while the stage trains; its gptmill goes on, and the next try waits for that.
+        airflow.wait_for(lambda: airflow.runs(name))
+        first = airflow.runs(name)[0]["dag_run_id"]
+        airflow.wait_for(lambda: any(workspace.glob("pretrain/*/checkpoints/latest")))
+        (runner,) = runners(workspace, "pretrain")
+        runner.suspend()  # so that it has the lease when the next try comes, however short the training is
+        os.kill(runner.ppid(), signal.SIGKILL)
+        airflow.wait_for(lambda: "gives its slot back" in airflow.log(name, first, "pretrain"))
+        runner.resume()
 
-    # The task's process is killed while the stage trains; its gptmill goes on, and the next try waits for that.
-    airflow.wait_for(lambda: airflow.runs(name))
-    first = airflow.runs(name)[0]["dag_run_id"]
-    airflow.wait_for(lambda: any(workspace.glob("pretrain/*/checkpoints/latest")))
-    (runner,) = runners(workspace, "pretrain")
-    runner.suspend()  # so that it has the lease when the next try comes, however short the training is
-    os.kill(runner.ppid(), signal.SIGKILL)
-    airflow.wait_for(lambda: "gives its slot back" in airflow.log(name, first, "pretrain"))
-    runner.resume()
+        assert finish(airflow, name, 0) == (first, "success")
+        tasks = airflow.tasks(name, first)
+        assert sorted(tasks, key=lambda stage: tasks[stage]["start_date"]) == STAGES
+        assert tasks["pretrain"]["try_number"] == 2
+        assert "resumed behind step" not in (scheduled.plan(workspace)["pretrain"].output / "log.txt").read_text()
 
-    assert finish(airflow, name, 0) == (first, "success")
-    tasks = airflow.tasks(name, first)
-    assert sorted(tasks, key=lambda stage: tasks[stage]["start_date"]) == STAGES
-    assert tasks["pretrain"]["try_number"] == 2
-    assert "resumed behind step" not in (scheduled.plan(workspace)["pretrain"].output / "log.txt").read_text()
+        # One run of MLflow, which every task leads to.
+        (run,) = pipeline_runs(tracking, name)
+        links = airflow.get(f"dags/{name}/dagRuns/{first}/taskInstances/evaluate/links")
+        page = links["extra_links"]["MLflow"]
+        assert page.startswith(tracking.uri)
+        assert page.endswith(run.info.run_id)
+        assert run.info.status == "FINISHED"
 
-    # One run of MLflow, which every task leads to.
-    (run,) = pipeline_runs(tracking, name)
-    links = airflow.get(f"dags/{name}/dagRuns/{first}/taskInstances/evaluate/links")
-    page = links["extra_links"]["MLflow"]
-    assert page.startswith(tracking.uri)
-    assert page.endswith(run.info.run_id)
-    assert run.info.status == "FINISHED"
-
-    # The next scheduled run has nothing to do.
-    made = {stage: scheduled.artifact(workspace, stage).manifest.created_at for stage in STAGES}
-    _, state = finish(airflow, name, 1)
-    airflow.send("PATCH", f"dags/{name}", {"is_paused": True})
-    assert state == "success"
-    assert {stage: scheduled.artifact(workspace, stage).manifest.created_at for stage in STAGES} == made
-    assert len(pipeline_runs(tracking, name)) == 1
-    if SCREENSHOT in os.environ:
-        take_screenshot(f"{airflow.uri}/dags/{name}/runs/{first}", Path(os.environ[SCREENSHOT]))
+        # The next scheduled run has nothing to do.
+        made = {stage: scheduled.artifact(workspace, stage).manifest.created_at for stage in STAGES}
+        _, state = finish(airflow, name, 1)
+        assert state == "success"
+        assert {stage: scheduled.artifact(workspace, stage).manifest.created_at for stage in STAGES} == made
+        assert len(pipeline_runs(tracking, name)) == 1
+        if SCREENSHOT in os.environ:
+            take_screenshot(f"{airflow.uri}/dags/{name}/runs/{first}", Path(os.environ[SCREENSHOT]))
 
 
 def test_a_clusters_job_outlives_its_worker_and_its_task_and_the_next_try_attaches_to_it(
@@ -151,9 +159,11 @@ def test_a_clusters_job_outlives_its_worker_and_its_task_and_the_next_try_attach
     folder = tmp_path_factory.mktemp("slurm")
     workspace = folder / "workspace"
     changes = ["name=slurm", "cluster.train.launcher=slurm", "pretrain.tokens=200_000", "finetune.epochs=20"]
-    with slurm_cluster(folder / "slurm") as slurm:
-        words = [word for change in changes for word in ("--set", change)]
-        name = write_dag(project, airflow, workspace, *words, **slurm.environment)
+    words = [word for change in changes for word in ("--set", change)]
+    with (
+        slurm_cluster(folder / "slurm") as slurm,
+        exported(project, airflow, workspace, *words, **slurm.environment) as name,
+    ):
         run = airflow.send("POST", f"dags/{name}/dagRuns", {"logical_date": None})["dag_run_id"]
 
         # The worker dies with all that runs on it; Airflow tries again by itself.
