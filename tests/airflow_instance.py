@@ -107,9 +107,13 @@ class Airflow:
 
     def send(self, method: str, path: str, body: object) -> Any:
         """The answer of Airflow's REST API to a change."""
-        answer = requests.request(
-            method, f"{self.uri}/api/v2/{path}", json=body, headers=self.authorization, timeout=120
-        )
+        for _ in range(10):
+            answer = requests.request(
+                method, f"{self.uri}/api/v2/{path}", json=body, headers=self.authorization, timeout=120
+            )
+            if "Database error" not in answer.text:  # sqlite was locked by the scheduler
+                break
+            time.sleep(1)
         assert answer.ok, answer.text
         return answer.json()
 
