@@ -124,10 +124,13 @@ def test_on_a_schedule_it_makes_all_once_and_a_killed_task_starts_nothing_twice(
         first = airflow.runs(name)[0]["dag_run_id"]
         airflow.wait_for(lambda: any(workspace.glob("pretrain/*/checkpoints/latest")))
         (runner,) = runners(workspace, "pretrain")
-        runner.suspend()  # so that it has the lease when the next try comes, however short the training is
+        training = [runner, *runner.children(recursive=True)]
+        for process in training:
+            process.suspend()  # so that the next try finds it, however short it is
         os.kill(runner.ppid(), signal.SIGKILL)
         airflow.wait_for(lambda: "gives its slot back" in airflow.log(name, first, "pretrain"))
-        runner.resume()
+        for process in training:
+            process.resume()
 
         assert finish(airflow, name, 0) == (first, "success")
         tasks = airflow.tasks(name, first)
