@@ -66,7 +66,7 @@ def attach_or_submit(target: Target, kind: TargetName, command: Sequence[str], o
         with _answers():
             last = target.latest(name)
         if last is not None and (not last.ended or (output / MANIFEST).exists()):
-            print(f"attached to the {kind} job {last.title} ({last.state})", flush=True)
+            print(f"attached to the {kind} job {last.title}, {last.state}", flush=True)
             Handle(kind, last.name, last.native_id, utc_now()).write(output)
             return last
         attempt = next_name(name, last)

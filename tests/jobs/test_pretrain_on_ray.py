@@ -113,7 +113,7 @@ def test_cancelled_behind_the_back_of_who_follows_it_keeps_a_checkpoint(
     attached = follow(cluster, spec, recipe)
     assert attached.stdout is not None
     name = submission_id(spec.output)
-    assert attached.stdout.readline() == f"attached to the ray job {name} (running)\n"
+    assert attached.stdout.readline() == f"attached to the ray job {name}, running\n"
     stop = stop_command(spec, recipe.cluster)
     assert stop is not None
     assert end(spawn(stop, cluster.environment)) == f"cancelled the job {name}\n"

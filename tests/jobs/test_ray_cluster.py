@@ -132,7 +132,7 @@ def test_submitted_again_while_it_runs_it_is_attached_to(
         submitters.append(start(cluster, output, inputs))
         assert submitters[2].stdout is not None
         line = submitters[2].stdout.readline()
-        assert line == f"attached to the ray job {submission_id(output)} (running)\n"
+        assert line == f"attached to the ray job {submission_id(output)}, running\n"
     said = [end(submitter) for submitter in submitters]
     assert sum("submitted the ray job" in text for text in said) == 1
     assert all("Running entrypoint" in text for text in said)

@@ -186,7 +186,8 @@ def test_a_clusters_job_outlives_its_worker_and_its_task_and_the_next_try_attach
         assert finish(airflow, name, 0) == (run, "success")
         for stage in ("pretrain", "finetune"):
             assert airflow.tasks(name, run)[stage]["try_number"] == 2
-            assert f"attached to the slurm job gptmill-{stage}-" in airflow.log(name, run, stage)
+            (log,) = workspace.glob(f"{stage}/*/log.txt")
+            assert log.read_text().startswith(f"attached to the slurm job gptmill-{stage}-")
         told = slurm.ask("squeue", "--states=all", "--noheader", "--format=%j").splitlines()
         assert sorted(job.split("-")[1] for job in told) == ["finetune", "pretrain"]
 

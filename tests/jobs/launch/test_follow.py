@@ -82,7 +82,7 @@ def test_of_eight_that_come_at_once_one_submits_and_all_end_well(
     assert (output / "ran").read_text() == ".\n"
     said, name = capfd.readouterr().out, submission_id(output)
     assert said.count(f"submitted the slurm job {name}\n") == 1
-    assert said.count(f"attached to the slurm job {name} (") == 7
+    assert said.count(f"attached to the slurm job {name}, ") == 7
 
 
 def test_who_comes_when_the_job_has_just_ended_well_takes_what_it_made(cluster: ProcessCluster, output: Path) -> None:
@@ -108,7 +108,7 @@ def test_killed_behind_its_submission_it_leaves_a_handle_and_the_next_one_attach
         gate.touch()
         assert second.result() == 0
     assert (output / "ran").read_text() == ".\n"
-    assert capsys.readouterr().out.endswith(")\nbegun\ndone\n")
+    assert capsys.readouterr().out.endswith("\nbegun\ndone\n")
 
 
 def test_success_without_a_manifest_is_a_failure_and_makes_way(cluster: ProcessCluster, output: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_second_runner_attaches_and_a_killed_one_comes_back_to_the_same_job(
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     both = [follower(output, *job("waits", output)) for _ in range(2)]
-    attached = f"attached to the kubernetes job {name} (jobs.batch/{name}) (running)\n"
+    attached = f"attached to the kubernetes job {name} (jobs.batch/{name}), running\n"
     assert [process.stdout.readline() for process in both if process.stdout is not None] == [attached] * 2
     target = KubernetesTarget(Cluster.model_validate({**LAUNCHERS, "kubernetes": KUBERNETES}))
     with pytest.raises(AlreadySubmittedError):
