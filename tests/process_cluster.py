@@ -23,9 +23,10 @@ echo $? >"$0/code"
 
 
 class ProcessCluster:
-    """A folder a job, with its log, process id and exit code."""
+    """A folder a job, with its log, process id and exit code. Its id of the job NAME is job/NAME."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self.folder = folder
         self.passed: dict[str, int] = {}  # characters of a job's log
 
@@ -45,7 +46,7 @@ class ProcessCluster:
 
     def latest(self, name: str) -> Attempt | None:
         found = [job for job in self.jobs if job == name or job.startswith(f"{name}-")]
-        return self.look(found[-1]) if found else None
+        return self.look(f"job/{found[-1]}") if found else None
 
     def submit(self, attempt: str, command: Sequence[str], output: Path) -> str:
         job = self.folder / attempt
@@ -55,32 +56,33 @@ class ProcessCluster:
             raise AlreadySubmittedError(attempt) from None
         process = subprocess.Popen(["sh", "-c", RUN, str(job), *command], cwd=output, start_new_session=True)
         (job / "pid").write_text(str(process.pid))
-        return attempt
+        return f"job/{attempt}"
 
     def look(self, native_id: str) -> Attempt:
         if (self.folder / "cut").exists():
             raise ConnectionError("nobody answers")
-        job = self.folder / native_id
+        name = _name(native_id)
+        job = self.folder / name
         if not job.exists():
-            return Attempt(native_id, native_id, "lost")
-        if not (job / "pid").exists() or self.process(native_id) is not None:
-            return Attempt(native_id, native_id, "running")
+            return Attempt(name, native_id, "lost")
+        if not (job / "pid").exists() or self.process(name) is not None:
+            return Attempt(name, native_id, "running")
         if (job / "stopped").exists():
-            return Attempt(native_id, native_id, "stopped")
+            return Attempt(name, native_id, "stopped")
         code = (job / "code").read_text().strip() if (job / "code").exists() else None  # none where it was killed
         message = f"exit code {code}" if code not in (None, "0") else ""
-        return Attempt(native_id, native_id, "succeeded" if code == "0" else "failed", message)
+        return Attempt(name, native_id, "succeeded" if code == "0" else "failed", message)
 
     def pass_on(self, native_id: str, output: Path) -> None:  # noqa: ARG002
         self.look(native_id)
-        log = self.folder / native_id / "log"
+        log = self.folder / _name(native_id) / "log"
         text = log.read_text() if log.exists() else ""
         print(text[self.passed.get(native_id, 0) :], end="", flush=True)
         self.passed[native_id] = len(text)
 
     def cancel(self, native_id: str) -> None:
-        (self.folder / native_id / "stopped").touch()
-        self.kill(native_id, signal.SIGTERM)
+        (self.folder / _name(native_id) / "stopped").touch()
+        self.kill(_name(native_id), signal.SIGTERM)
 
     def process(self, job: str) -> psutil.Process | None:
         """The job's, while it runs."""
@@ -99,3 +101,7 @@ class ProcessCluster:
         for job in self.jobs:
             with suppress(ProcessLookupError):
                 self.kill(job)
+
+
+def _name(native_id: str) -> str:
+    return native_id.removeprefix("job/")

@@ -138,7 +138,7 @@ def test_on_a_schedule_it_makes_all_once_and_a_killed_task_starts_nothing_twice(
         assert tasks["pretrain"]["try_number"] == 2
         assert "resumed behind step" not in (scheduled.plan(workspace)["pretrain"].output / "log.txt").read_text()
 
-        # One run of MLflow, which every task leads to.
+        # One run of MLflow, which the last task leads to.
         (run,) = pipeline_runs(tracking, name)
         links = airflow.get(f"dags/{name}/dagRuns/{first}/taskInstances/evaluate/links")
         page = links["extra_links"]["MLflow"]

@@ -44,7 +44,6 @@ class Run:
         self.clean: PlannedStage = make_plan(self.recipe)[0]
         self.output = self.clean.output
         write_atomically(self.output / "recipe.json", self.recipe.model_dump_json())
-        (folder / "cluster").mkdir()
         self.cluster = ProcessCluster(folder / "cluster")
 
     def submit(self, script: str) -> None:
@@ -102,7 +101,7 @@ def test_every_state_of_a_stage_is_told_apart(run: Run) -> None:
 def test_a_submitted_job_is_told_with_what_the_cluster_says_of_it(run: Run) -> None:
     run.submit("sleep 60")
     (name,) = run.cluster.jobs
-    job = f"slurm job {name}"
+    job = f"slurm job {name} (job/{name})"
     assert run.state().told == f"submitted, and no runner follows it: starting ({job}, running)"
     with Lease(run.output):  # which did not submit it: an older job is not its own
         time.sleep(1)
@@ -137,7 +136,7 @@ def test_the_states_are_there_for_programs(run: Run) -> None:
     assert rows[0]["job"] == {
         "target": "slurm",
         "name": name,
-        "native_id": name,
+        "native_id": f"job/{name}",
         "submitted_at": rows[0]["job"]["submitted_at"],
         "state": "running",
         "message": "",

@@ -110,7 +110,6 @@ def test_an_attempt_that_somebody_makes_stays_however_quiet_it_is(
 ) -> None:
     leased, locked, submitted = (workspace.attempt(digit * 12) for digit in "012")
     (locked / ".attempt").touch()
-    (tmp_path / "cluster").mkdir()
     cluster = ProcessCluster(tmp_path / "cluster")
     monkeypatch.setattr("pipelines.status.open_target", lambda *_: cluster)
     attach_or_submit(cluster, "slurm", ["sleep", "60"], submitted)

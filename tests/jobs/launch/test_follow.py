@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,6 @@ def output(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> ProcessCluster:
-    (tmp_path / "cluster").mkdir()
     return ProcessCluster(tmp_path / "cluster")
 
 
@@ -62,6 +62,11 @@ def making(output: Path, *, when: Path | None = None) -> list[str]:
     return ["sh", "-c", f'echo begun; echo . >>"{output}/ran"; {wait}echo done; echo "{{}}" >"{output}/{MANIFEST}"']
 
 
+def title(name: str) -> str:
+    """What the job of that name is called."""
+    return f"{name} (job/{name})"
+
+
 def wait_for(path: Path) -> None:
     deadline = time.monotonic() + 20
     while not path.exists():
@@ -81,8 +86,8 @@ def test_of_eight_that_come_at_once_one_submits_and_all_end_well(
     assert [one.exitcode for one in eight] == [0] * 8
     assert (output / "ran").read_text() == ".\n"
     said, name = capfd.readouterr().out, submission_id(output)
-    assert said.count(f"submitted the slurm job {name}\n") == 1
-    assert said.count(f"attached to the slurm job {name}, ") == 7
+    assert said.count(f"submitted the slurm job {title(name)}\n") == 1
+    assert said.count(f"attached to the slurm job {title(name)}, ") == 7
 
 
 def test_who_comes_when_the_job_has_just_ended_well_takes_what_it_made(cluster: ProcessCluster, output: Path) -> None:
@@ -102,20 +107,25 @@ def test_killed_behind_its_submission_it_leaves_a_handle_and_the_next_one_attach
     first.join()
     handle = read_handle(output)
     assert handle is not None
-    assert (handle.target, handle.name, handle.native_id) == ("slurm", submission_id(output), submission_id(output))
+    name = submission_id(output)
+    assert (handle.target, handle.name, handle.native_id) == ("slurm", name, f"job/{name}")
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(run, cluster, output, "never", "run")
         gate.touch()
         assert second.result() == 0
     assert (output / "ran").read_text() == ".\n"
-    assert capsys.readouterr().out.endswith("\nbegun\ndone\n")
+    told = capsys.readouterr().out
+    assert told.startswith(f"attached to the slurm job {title(name)}, ")
+    assert told.endswith("\nbegun\ndone\n")
 
 
 def test_success_without_a_manifest_is_a_failure_and_makes_way(cluster: ProcessCluster, output: Path) -> None:
     name = submission_id(output)
-    with pytest.raises(StageError, match=f"the job {name} ended well, but without a manifest: it has failed"):
+    with pytest.raises(
+        StageError, match=re.escape(f"the job {title(name)} ended well, but without a manifest: it has failed")
+    ):
         run(cluster, output, "true")
-    with pytest.raises(StageError, match=f"the job {name}-2 failed: exit code 7"):
+    with pytest.raises(StageError, match=re.escape(f"the job {title(f'{name}-2')} failed: exit code 7")):
         run(cluster, output, "sh", "-c", "exit 7")
     assert run(cluster, output, *making(output)) == 0
     assert read_handle(output).name == f"{name}-3"  # type: ignore[union-attr]
@@ -136,11 +146,13 @@ def test_a_cancelled_job_ends_and_is_told_from_a_failed_one(
         following = pool.submit(run, cluster, output, *making(output, when=output / "never"))
         wait_for(output / "ran")
         cancel_job(cluster, name)
-        with pytest.raises(StageError, match=f"the job {name} was stopped; run again to start it anew"):
+        with pytest.raises(
+            StageError, match=re.escape(f"the job {title(name)} was stopped; run again to start it anew")
+        ):
             following.result()
     cancel_job(cluster, name)
     said = capsys.readouterr().out
-    assert f"cancelled the job {name}\n" in said
+    assert f"cancelled the job {title(name)}\n" in said
     assert said.endswith(f"no job {name} runs\n")
     assert not (output / MANIFEST).exists()
 

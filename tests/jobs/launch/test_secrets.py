@@ -50,7 +50,6 @@ def test_no_command_line_holds_a_credential(engine: Engine, cluster: Cluster) ->
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[ProcessCluster]:
-    (tmp_path / "cluster").mkdir()
     made = ProcessCluster(tmp_path / "cluster")
     yield made
     made.close()
